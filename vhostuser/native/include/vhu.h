@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * vhu.h - the one public header of the engine: guest memory, virtqueues (device and driver side),
+ * workers and the block device. The C compiler reads all of it, cffi what follows the marker.
+ *
+ * Guest memory is hostile and changes while it is looked at: every field is read once into a local,
+ * checked, and only the local is used. No function here touches a byte outside the regions it was given.
+ *
+ * Conventions: functions that can fail return 0 or a negative errno; results come last, as `ret`.
+ * A create/destroy or map/unref pair stands together. An fd that a function takes over is closed by
+ * the engine from then on, also when the call fails, unless its comment says "borrowed".
+ */
+#ifndef VHU_H
+#define VHU_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+/* cffi reads from here */
+
+/* ---- Guest memory ------------------------------------------------------------------------------ */
+
+/* One mapping of a front-end's memory fd. Reference counted: unmapped with the last reference. */
+struct vhu_region;
+
+/* Map `size` bytes at `offset` of `fd` (borrowed), shared and writable, not populated, not inherited by
+ * a fork. Mapping and unmapping are rounded to the page size of the file (hugetlbfs).
+ * -EINVAL: size 0, an address or the offset not a multiple of 4096, or a sum that wraps;
+ * -ERANGE: offset + size lies beyond the end of the file; -EBADF/-EACCES/-ENODEV/-ENOMEM from mmap. */
+int vhu_region_map(int fd, uint64_t gpa, uint64_t uva, uint64_t size, uint64_t offset,
+                   struct vhu_region **ret);
+void vhu_region_unref(struct vhu_region *region);
+void *vhu_region_hva(const struct vhu_region *region);
+
+/* An immutable, reference-counted snapshot of the whole table. */
+struct vhu_mem;
+
+/* Takes its own reference on each region. -EEXIST: two regions overlap by gpa or by uva. */
+int vhu_mem_create(struct vhu_region *const *regions, size_t count, struct vhu_mem **ret);
+void vhu_mem_ref(struct vhu_mem *mem);
+void vhu_mem_unref(struct vhu_mem *mem);
+/* References besides the creator's: 0 means that no ring and no request uses the snapshot any more. */
+uint32_t vhu_mem_pins(const struct vhu_mem *mem);
+
+/* Host address of [address, address + length), or NULL unless all of it lies in one region. */
+void *vhu_mem_gpa_to_hva(const struct vhu_mem *mem, uint64_t gpa, uint64_t length);
+void *vhu_mem_uva_to_hva(const struct vhu_mem *mem, uint64_t uva, uint64_t length);
+
+/* ---- Virtqueues -------------------------------------------------------------------------------- */
+
+/* Why a ring was stopped. Stable numbers: Python names them and gives the rule of each. */
+enum vhu_fault {
+    VHU_FAULT_NONE = 0,
+    VHU_FAULT_AVAIL_JUMP = 1,          /* more entries made available than the ring has */
+    VHU_FAULT_HEAD = 2,                /* head index >= ring size */
+    VHU_FAULT_NEXT = 3,                /* next index >= table size */
+    VHU_FAULT_CHAIN_LENGTH = 4,        /* chain longer than its table: a loop */
+    VHU_FAULT_DIRECTION = 5,           /* device-readable buffer after a device-writable one */
+    VHU_FAULT_ADDRESS = 6,             /* a buffer does not lie inside guest memory */
+    VHU_FAULT_INDIRECT_FEATURE = 7,    /* indirect descriptor, feature not negotiated */
+    VHU_FAULT_INDIRECT_NESTED = 8,     /* indirect descriptor inside an indirect table */
+    VHU_FAULT_INDIRECT_NEXT = 9,       /* indirect descriptor with the NEXT flag */
+    VHU_FAULT_INDIRECT_SIZE = 10,      /* table length 0, not a multiple of 16, or too long */
+    VHU_FAULT_INDIRECT_ADDRESS = 11,   /* the table does not lie inside one region */
+    VHU_FAULT_ID = 12,                 /* packed buffer id >= ring size */
+    VHU_FAULT_IN_FLIGHT = 13,          /* head or id made available again before it was used */
+    VHU_FAULT_FRAGMENTED = 14,         /* chain crosses more region edges than the engine follows */
+    VHU_FAULT_RING_ADDRESS = 15,       /* the memory table no longer holds the ring itself */
+};
+
+/* What a front-end may send as a ring's position, and what it gets back when the ring stops: for a split
+ * ring the next available index (used: the next used index); for a packed ring 15-bit offsets with their
+ * wrap counters. Plain data; it re-enters only through a create or start, which checks it. */
+struct vhu_ring_state {
+    uint16_t avail;
+    uint16_t used;
+    uint8_t avail_wrap;
+    uint8_t used_wrap;
+};
+
+struct vhu_ring_config {
+    uint64_t features; /* negotiated virtio features: 28 INDIRECT_DESC, 29 EVENT_IDX, 34 RING_PACKED, 35 IN_ORDER */
+    uint32_t num;      /* ring size in descriptors: 1..32768, a power of two for split rings */
+    void *desc;        /* host addresses of the three areas, each checked to lie in guest memory */
+    void *driver;      /* split: available ring; packed: driver event suppression */
+    void *device;      /* split: used ring; packed: device event suppression */
+    struct vhu_ring_state state;
+};
+
+/* Bytes of each area for `num` descriptors, and its alignment; area 0 desc, 1 driver, 2 device. */
+uint64_t vhu_ring_area_size(uint64_t features, uint32_t num, int area);
+uint32_t vhu_ring_area_alignment(uint64_t features, int area);
+
+/* A popped chain. `iov` holds the readable parts, then the writable ones; a buffer that crosses from one
+ * region into the adjacent one takes two entries; buffers of length 0 take none. */
+struct vhu_chain {
+    uint16_t id;           /* split: head index; packed: buffer id */
+    uint16_t slots;        /* ring slots that it occupies (packed: how far used advances) */
+    uint32_t readable;     /* iov entries the device may read ... */
+    uint32_t writable;     /* ... and, after them, entries it may write */
+    uint64_t readable_bytes;
+    uint64_t writable_bytes;
+    struct iovec *iov;
+};
+
+/* The device side of a ring. Owns no thread; not thread-safe. */
+struct vhu_ring;
+
+/* Takes a reference on `mem`. -EINVAL: num, alignment or state is not legal for the layout. */
+int vhu_ring_create(struct vhu_mem *mem, const struct vhu_ring_config *config, struct vhu_ring **ret);
+void vhu_ring_destroy(struct vhu_ring *ring);
+/* The iov entries that `vhu_ring_pop` may need for one chain of this ring. */
+uint32_t vhu_ring_iov_limit(const struct vhu_ring *ring);
+/* 1: a chain, its buffers in `iov` (room for vhu_ring_iov_limit entries); 0: empty;
+ * -EPROTO: the ring broke a rule, see vhu_ring_fault; it stays broken. */
+int vhu_ring_pop(struct vhu_ring *ring, struct iovec *iov, struct vhu_chain *ret);
+/* Give a popped chain back, `written` bytes of its writable part filled. Not visible until published.
+ * With IN_ORDER, chains are pushed in the order they were popped. -EINVAL: not in flight (our bug). */
+int vhu_ring_push(struct vhu_ring *ring, const struct vhu_chain *chain, uint32_t written);
+/* Make pushed chains visible. True: the driver wants a call. */
+bool vhu_ring_publish(struct vhu_ring *ring);
+/* Ask the driver for kicks, or not to bother. enable: true when chains are already there: look again. */
+bool vhu_ring_kick_enable(struct vhu_ring *ring);
+void vhu_ring_kick_disable(struct vhu_ring *ring);
+void vhu_ring_state(const struct vhu_ring *ring, struct vhu_ring_state *ret);
+/* The fault that stopped the ring, and the value that broke the rule. */
+enum vhu_fault vhu_ring_fault(const struct vhu_ring *ring, uint64_t *value);
+/* Use another snapshot and other host addresses for the same ring (the memory table changed). */
+int vhu_ring_move(struct vhu_ring *ring, struct vhu_mem *mem, void *desc, void *driver, void *device);
+
+/* The driver side, for front-ends: tests, the demo, benchmarks, fuzzers. It owns its ring memory and so
+ * trusts it, but believes nothing that the device wrote. Not thread-safe. */
+struct vhu_driver;
+
+struct vhu_buffer {
+    uint64_t address; /* as the device shall see it (GPA) */
+    uint32_t length;
+    uint32_t writable;
+};
+
+struct vhu_driver_config {
+    struct vhu_ring_config ring;
+    uint16_t indirect_entries; /* entries of each indirect table, 0: never indirect */
+    uint64_t indirect_address; /* GPA of `num` tables of that size, one for each slot ... */
+    void *indirect;            /* ... and where they lie here */
+};
+
+int vhu_driver_create(const struct vhu_driver_config *config, struct vhu_driver **ret);
+void vhu_driver_destroy(struct vhu_driver *driver);
+/* Put a chain (readable buffers first) into the ring, `ret` its id. -ENOSPC: no room now. */
+int vhu_driver_add(struct vhu_driver *driver, const struct vhu_buffer *buffers, uint32_t count, uint16_t *ret);
+/* Make added chains visible. True: the device wants a kick. */
+bool vhu_driver_publish(struct vhu_driver *driver);
+/* 1: a used chain; 0: none; -EPROTO: the device returned an id that is not in flight. */
+int vhu_driver_pop(struct vhu_driver *driver, uint16_t *id, uint32_t *written);
+bool vhu_driver_call_enable(struct vhu_driver *driver);
+void vhu_driver_call_disable(struct vhu_driver *driver);
+void vhu_driver_state(const struct vhu_driver *driver, struct vhu_ring_state *ret);
+
+/* ---- Block store ------------------------------------------------------------------------------- */
+
+/* One disk. Requests of any number of queues and workers may run on it at once. */
+struct vhu_blk;
+
+struct vhu_blk_config {
+    int fd;                 /* taken over; -1: the null store, which completes and transfers nothing */
+    int buffered_fd;        /* taken over; the same file through the page cache, for requests that the
+                               alignment of a direct `fd` does not allow; -1 where fd is not direct */
+    uint32_t alignment;     /* bytes; what a direct fd demands of address, offset and length; 1 otherwise */
+    uint64_t sectors;       /* capacity in units of 512 bytes */
+    uint32_t seg_max;       /* data buffers of a request; more is an I/O error (0: not checked) */
+    uint32_t max_discard_sectors;
+    uint32_t max_discard_segments;
+    uint32_t max_write_zeroes_sectors;
+    uint32_t max_write_zeroes_segments;
+    uint8_t read_only;
+    char serial[20];        /* GET_ID, padded with NUL */
+};
+
+int vhu_blk_create(const struct vhu_blk_config *config, struct vhu_blk **ret);
+/* Only after every queue on it was destroyed. */
+void vhu_blk_destroy(struct vhu_blk *blk);
+
+/* ---- Workers and queues ------------------------------------------------------------------------ */
+
+/* A thread that serves rings: polls for a while, then sleeps until a kick. */
+struct vhu_worker;
+
+struct vhu_worker_config {
+    uint32_t poll_us; /* longest time to poll an idle ring before sleeping; 0: sleep at once */
+    bool busy;        /* never sleep */
+};
+
+int vhu_worker_create(const struct vhu_worker_config *config, struct vhu_worker **ret);
+/* Ends after the request in progress; chains that were popped but not served stay unacknowledged. Joins
+ * the thread. Its queues must be destroyed afterwards. */
+void vhu_worker_destroy(struct vhu_worker *worker);
+/* As destroy, but waits at most `timeout_ms`: -ETIMEDOUT when the thread hangs in the store, in which case
+ * nothing of it may be freed and the process should end with _exit. */
+int vhu_worker_stop(struct vhu_worker *worker, uint32_t timeout_ms);
+
+/* A queue is one ring of one device on one worker. Python writes what it wants, the worker publishes what
+ * is: both are levels, so a change can be repeated or overtaken by a later one without harm. */
+struct vhu_queue;
+
+enum vhu_queue_actual {
+    VHU_QUEUE_STOPPED = 0,
+    VHU_QUEUE_RUNNING = 1,
+    VHU_QUEUE_STOPPING = 2, /* waits for requests in flight */
+    VHU_QUEUE_BROKEN = 3,   /* a fault; the ring is left alone until it is stopped and started anew */
+};
+
+enum vhu_queue_stop {
+    VHU_STOP_DRAIN = 0,   /* finish what was popped */
+    VHU_STOP_ABANDON = 1, /* leave what is not finished unacknowledged */
+};
+
+struct vhu_queue_wanted {
+    uint64_t start;                /* 0: stopped; else the number of the start: a new one starts the ring anew
+                                      from config.state, the same one keeps its position */
+    enum vhu_queue_stop how;       /* how to stop, while start is 0 */
+    bool enabled;                  /* a started ring that is not enabled is left alone */
+    struct vhu_mem *mem;           /* referenced by the engine while it is used */
+    struct vhu_ring_config config;
+};
+
+struct vhu_queue_status {
+    uint64_t applied;              /* number of the last vhu_queue_want that was carried out */
+    enum vhu_queue_actual actual;
+    struct vhu_ring_state state;   /* meaningful unless RUNNING */
+    enum vhu_fault fault;          /* why BROKEN ... */
+    uint64_t fault_value;          /* ... and the value that broke the rule */
+    /* counters since the queue was created */
+    uint64_t requests;
+    uint64_t errors;               /* requests that ended with a status other than OK */
+    uint64_t bytes_read;           /* payload, guest's view */
+    uint64_t bytes_written;
+    uint64_t kicks;                /* wake-ups by the kick fd */
+    uint64_t calls;                /* signals to the call fd */
+    uint64_t calls_suppressed;     /* publishes after which the driver wanted none */
+};
+
+enum vhu_queue_fd { VHU_FD_KICK = 0, VHU_FD_CALL = 1, VHU_FD_ERR = 2 };
+
+/* `event_fd` (borrowed, an eventfd) is signalled whenever the status changed. */
+int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_fd, struct vhu_queue **ret);
+/* Only when STOPPED, or after its worker was stopped. */
+void vhu_queue_destroy(struct vhu_queue *queue);
+/* Set the wanted state. Returns its number at once: it holds when status.applied reaches it. */
+uint64_t vhu_queue_want(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted);
+/* Take over `fd` (an eventfd or a pipe end, set non-blocking here), or -1 for none: a started ring without
+ * a kick fd is polled, one without a call fd is never signalled. The old fd is closed by the worker when it
+ * no longer uses it. A call fd that arrives while the ring runs is signalled once, for a lost interrupt. */
+int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd);
+void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret);
+
+#endif
