@@ -1,0 +1,74 @@
+# Every target installs what it needs: a virtual environment in .venv, Debian packages where we may
+# (root, or sudo without a password), and for the tests their peers, unpacked into .parts.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+new_enough := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c '$(new_enough)' 2>/dev/null && { command -v $$p; break; }; done)
+PARTS = PYTHONPATH=tests/parts $(PYTHON) -m parts
+BIN := .venv/bin
+# What the compiled engine and the environment are made of: a change makes them anew.
+SOURCES := pyproject.toml setup.py $(shell find vhostuser/native -not -path '*/build/*' \
+	\( -name '*.[ch]' -o -name build.py \) -not -name '_engine*')
+
+.PHONY: help build parts demo test check docs native-asan native-tsan clean
+
+help:
+	@echo 'make demo         serve a disk, drive it, verify every byte; boot a guest where QEMU is'
+	@echo 'make test         run all tests (fetches their peers first; PYTEST_ARGS are passed on)'
+	@echo 'make check        lint, format, types, layers, generated documents'
+	@echo 'make native-asan  the engine under the address and undefined-behaviour sanitizers'
+	@echo 'make native-tsan  the engine under the thread sanitizer'
+	@echo 'make docs         write the generated documents anew'
+	@echo 'make build        the virtual environment with the compiled engine, in .venv'
+	@echo 'make parts        fetch what the tests need, into .parts'
+	@echo 'make clean        remove what was built; .parts stays (remove it by hand)'
+
+build: .venv/.installed
+
+.venv/.installed: $(SOURCES)
+	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 or newer found; install python3.11'; exit 1; }
+	@$(PARTS) host
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo 'make: building into .venv'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+parts:
+	@$(PARTS) get
+
+# The demo boots a guest only where QEMU is installed; then it needs a kernel to boot.
+demo: build
+	@if command -v qemu-system-x86_64 >/dev/null; then $(PARTS) get guest || true; fi
+	@$(BIN)/vhostuser demo
+
+# A part that cannot be had is named by the tests that needed it; they decide whether that is a
+# failure (see tests/conftest.py).
+test: build
+	@$(PARTS) get || true
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: build
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	MYPYPATH=tests/parts $(BIN)/mypy -p parts
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python docs/generate.py --check
+
+docs: build
+	$(BIN)/python docs/generate.py
+
+native-asan native-tsan:
+	@$(PARTS) host
+	$(MAKE) -C vhostuser/native $(@:native-%=%)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f vhostuser/native/_engine*.c vhostuser/native/_engine*.so
+	find . -name __pycache__ -not -path './.parts/*' -prune -exec rm -rf {} +
+	if test -f vhostuser/native/Makefile; then $(MAKE) -C vhostuser/native clean; fi

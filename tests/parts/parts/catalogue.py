@@ -1,0 +1,213 @@
+"""The parts by name: how each is made and where its files lie.
+
+A part is a folder `.parts/NAME`. It is built beside its place and moved there when it is whole,
+with a stamp of its recipe: what is there is complete and current, and a second run does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import lzma
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import PartFailedError, UnobtainableError
+from .private_apt import PrivateApt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["CATALOGUE", "Part", "is_excused", "obtain", "parts_folder", "reason_missing"]
+
+_EXCUSED = "not on this machine: "
+_SUITE = "bookworm"
+_NEWER_SUITE = "trixie"
+_GUEST_MODULES = ("virtio_pci", "virtio_blk")
+_RUNNER = """\
+#!/bin/sh
+# Runs the unpacked QEMU with its own loader, libraries, modules and firmware.
+here=$(dirname "$(readlink -f "$0")")/root
+lib=$here/usr/lib/x86_64-linux-gnu
+QEMU_MODULE_DIR=$lib/qemu exec "$here/lib64/ld-linux-x86-64.so.2" \\
+    --library-path "$here/lib/x86_64-linux-gnu:$lib:$lib/pulseaudio" \\
+    "$here/usr/bin/qemu-system-x86_64" -L "$here/usr/share/qemu" -L "$here/usr/share/seabios" "$@"
+"""
+
+
+def parts_folder() -> Path:
+    """Return the folder of all parts: VHOSTUSER_PARTS, else `.parts` in the project's root."""
+    named = os.environ.get("VHOSTUSER_PARTS")
+    return Path(named).absolute() if named else Path(__file__).resolve().parents[3] / ".parts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One thing that tests need and that is fetched.
+
+    Args:
+        name: name of its folder and what tests ask for.
+        what: one line for people.
+        recipe: fills the folder it is given.
+    """
+
+    name: str
+    what: str
+    recipe: Callable[[Path], None]
+
+    @property
+    def folder(self) -> Path:
+        """Where the part lies, whether it is there or not."""
+        return parts_folder() / self.name
+
+    @property
+    def stamp(self) -> str:
+        """What identifies the recipe; a part made by another recipe is made anew."""
+        text = inspect.getsource(self.recipe) + _RUNNER + _SUITE + _NEWER_SUITE
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def is_there(self) -> bool:
+        """Tell whether the whole part, made by this recipe, is in its place."""
+        path = self.folder / ".recipe"
+        return path.is_file() and path.read_text() == self.stamp
+
+
+def _apt() -> PrivateApt:
+    suites = [_SUITE, f"{_SUITE}-updates", f"{_SUITE}-backports"]
+    return PrivateApt(
+        parts_folder() / "apt" / _SUITE,
+        suites,
+        security_suites=[f"{_SUITE}-security"],
+        prefer=_SUITE,
+    )
+
+
+def _newer_apt() -> PrivateApt:
+    return PrivateApt(parts_folder() / "apt" / _NEWER_SUITE, [_NEWER_SUITE], prefer=_NEWER_SUITE)
+
+
+def _qemu(folder: Path, suite: str) -> None:
+    root = folder / "root"
+    _apt().unpack_closure("qemu-system-x86", root, suite=suite)
+    share = root / "usr" / "share"
+    for path in share.iterdir():
+        if path.name not in {"qemu", "seabios"}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    runner = folder / "qemu-system-x86_64"
+    runner.write_text(_RUNNER)
+    runner.chmod(0o755)
+
+
+def _qemu_of_the_suite(folder: Path) -> None:
+    _qemu(folder, _SUITE)
+
+
+def _qemu_of_backports(folder: Path) -> None:
+    _qemu(folder, f"{_SUITE}-backports")
+
+
+def _guest(folder: Path) -> None:
+    """Fetch a kernel for clouds and a static busybox; keep the image and the drivers needed."""
+    apt = _apt()
+    kernel = apt.dependency("linux-image-cloud-amd64", "linux-image-")
+    root = folder / "root"
+    apt.unpack([kernel, "busybox-static"], root)
+    shutil.copy(next(root.glob("boot/vmlinuz-*")), folder / "vmlinuz")
+    shutil.copy(next(p for p in root.glob("**/bin/busybox") if p.is_file()), folder / "busybox")
+    modules = folder / "modules"
+    modules.mkdir()
+    for number, (name, image) in enumerate(_with_dependencies(root, _GUEST_MODULES)):
+        (modules / f"{number:02}-{name}.ko").write_bytes(image)
+    shutil.rmtree(root)
+
+
+def _with_dependencies(root: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    """Return name and image of the modules and what they depend on, in the order of loading."""
+    files = {p.name.split(".ko")[0].replace("-", "_"): p for p in root.glob("**/*.ko*")}
+    done: dict[str, bytes] = {}
+
+    def add(name: str) -> None:
+        if name in done or name not in files:  # not there: it is built into the kernel
+            return
+        image = files[name].read_bytes()
+        if files[name].suffix == ".xz":
+            image = lzma.decompress(image)
+        found = re.search(rb"\0depends=([^\0]*)\0", image)
+        for other in found[1].decode().split(",") if found and found[1] else ():
+            add(other.replace("-", "_"))
+        done[name] = image
+
+    for name in wanted:
+        add(name)
+    return list(done.items())
+
+
+def _libblkio(folder: Path) -> None:
+    _newer_apt().unpack(["libblkio1", "libblkio-dev"], folder / "root")
+    library = next((folder / "root").glob("**/libblkio.so.1"))
+    (folder / "lib").symlink_to(library.parent.relative_to(folder))
+    (folder / "include").symlink_to(Path("root/usr/include"))
+
+
+CATALOGUE: dict[str, Part] = {
+    part.name: part
+    for part in (
+        Part(
+            name="guest",
+            what="a Debian kernel for clouds, its virtio drivers and a static busybox",
+            recipe=_guest,
+        ),
+        Part(name="qemu-7", what="QEMU 7.2, with all its libraries", recipe=_qemu_of_the_suite),
+        Part(name="qemu-10", what="QEMU 10.0, with all its libraries", recipe=_qemu_of_backports),
+        Part(name="libblkio", what="libblkio, library and headers", recipe=_libblkio),
+    )
+}
+
+
+def _reason_file(part: Part) -> Path:
+    return parts_folder() / f"{part.name}.missing"
+
+
+def reason_missing(part: Part) -> str:
+    """Return why a part is not there, as far as the last attempt to get it has told."""
+    path = _reason_file(part)
+    text = path.read_text() if path.is_file() else "nobody fetched it yet; run `make parts`"
+    return text.removeprefix(_EXCUSED)
+
+
+def is_excused(part: Part) -> bool:
+    """Tell whether a missing part cannot be had on this machine, by the last attempt to get it."""
+    path = _reason_file(part)
+    return path.is_file() and path.read_text().startswith(_EXCUSED)
+
+
+def obtain(part: Part) -> None:
+    """Make sure that a part is in its place.
+
+    Raises:
+        PartFailedError: it is not to be had; the reason is also kept for `reason_missing`.
+    """
+    if part.is_there():
+        return
+    reason = _reason_file(part)
+    making = parts_folder() / f"{part.name}.making"
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    reason.unlink(missing_ok=True)
+    try:
+        if os.uname().machine != "x86_64":
+            raise UnobtainableError("the parts are made of amd64 packages, this machine is another")
+        part.recipe(making)
+        (making / ".recipe").write_text(part.stamp)
+        shutil.rmtree(part.folder, ignore_errors=True)
+        making.rename(part.folder)
+    except PartFailedError as error:
+        excuse = _EXCUSED if isinstance(error, UnobtainableError) else ""
+        reason.write_text(f"{excuse}{error}")
+        raise
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
