@@ -1,0 +1,278 @@
+"""A small guest under QEMU, with a disk that a vhost-user back-end serves.
+
+A kernel, a busybox and the virtio drivers become an initramfs here; a shell script runs in it and
+talks through the serial console. Standard library only, and nothing of this project but the path of
+a socket: the guest does not care who serves it. The demo boots one, the tests boot many.
+
+QEMU always runs with `-accel tcg`: the kvm accelerator hangs on some machines, and a guest this
+small boots in seconds without it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "Guest",
+    "GuestFiles",
+    "GuestRun",
+    "GuestTimeoutError",
+    "build_initramfs",
+    "disk_arguments",
+]
+
+_KERNEL_WORDS = (
+    "console=ttyS0 quiet loglevel=4 nokaslr mitigations=off tsc=reliable no_timer_check "
+    "random.trust_cpu=on"
+)
+_INIT = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for driver in /modules/*.ko; do insmod "$driver" || echo "GUEST no driver $driver"; done
+. /script
+echo "GUEST power-off"
+poweroff -f
+"""
+
+
+class GuestTimeoutError(TimeoutError):
+    """The guest did not end in time; `console` is what it had printed."""
+
+    def __init__(self, seconds: float, console: str) -> None:
+        last = "\n".join(console.splitlines()[-15:])
+        super().__init__(
+            f"the guest did not end within {seconds:g} seconds; it printed last:\n{last}"
+        )
+        self.console = console
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestFiles:
+    """What a guest is made of.
+
+    Args:
+        kernel: bootable x86 kernel image.
+        busybox: statically linked busybox.
+        modules: uncompressed drivers, in the order of loading.
+    """
+
+    kernel: Path
+    busybox: Path
+    modules: tuple[Path, ...]
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> GuestFiles:
+        """Take the files from a folder that holds vmlinuz, busybox and modules/NN-name.ko.
+
+        Raises:
+            FileNotFoundError: the folder does not hold them; `make parts` fetches them.
+        """
+        kernel, busybox = folder / "vmlinuz", folder / "busybox"
+        for path in (kernel, busybox):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is not there; `make parts` fetches it")
+        modules = tuple(sorted((folder / "modules").glob("*.ko")))
+        return cls(kernel=kernel, busybox=busybox, modules=modules)
+
+    @classmethod
+    def find(cls) -> GuestFiles | None:
+        """Look in the folder of parts (VHOSTUSER_PARTS, else ./.parts); None if not there."""
+        folder = Path(os.environ.get("VHOSTUSER_PARTS", ".parts")) / "guest"
+        try:
+            return cls.in_folder(folder)
+        except FileNotFoundError:
+            return None
+
+
+class _Archive:
+    """Writes a cpio archive in the "newc" form, which is what the kernel unpacks."""
+
+    def __init__(self) -> None:
+        self._out = bytearray()
+        self._entries = 0
+
+    def add(
+        self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Add one entry; `device` is the major and minor number of a device node."""
+        self._entries += 1
+        encoded = name.encode() + b"\0"
+        owner, group, links, modified, checksum = 0, 0, 1, 0, 0
+        major, minor = 0, 0  # of the device that the file came from
+        fields = (
+            *(self._entries, mode, owner, group, links, modified, len(data), major, minor),
+            *(*device, len(encoded), checksum),
+        )
+        self._out += b"070701" + "".join(f"{value:08x}" for value in fields).encode() + encoded
+        self._pad(4)
+        self._out += data
+        self._pad(4)
+
+    def _pad(self, unit: int) -> None:
+        self._out += bytes(-len(self._out) % unit)
+
+    def finish(self) -> bytes:
+        """Close the archive and return it."""
+        self.add("TRAILER!!!", 0)
+        self._pad(512)
+        return bytes(self._out)
+
+
+def build_initramfs(files: GuestFiles, script: str) -> bytes:
+    """Build an initramfs that loads the drivers, runs a script and powers off.
+
+    Args:
+        files: busybox and drivers.
+        script: shell commands for busybox; run by the first process, with /proc, /sys and /dev
+            mounted. What they print goes to the serial console.
+
+    Returns:
+        An uncompressed cpio archive.
+    """
+    archive = _Archive()
+    for name in ("bin", "dev", "proc", "sys", "tmp", "modules"):
+        archive.add(name, stat.S_IFDIR | 0o755)
+    archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    archive.add("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
+    archive.add("bin/busybox", stat.S_IFREG | 0o755, files.busybox.read_bytes())
+    for module in files.modules:
+        archive.add(f"modules/{module.name}", stat.S_IFREG | 0o644, module.read_bytes())
+    archive.add("script", stat.S_IFREG | 0o755, script.encode())
+    archive.add("init", stat.S_IFREG | 0o755, _INIT.encode())
+    return archive.finish()
+
+
+def disk_arguments(
+    socket: Path, *, memory_mib: int = 256, num_queues: int = 1, packed: bool = False
+) -> list[str]:
+    """Return the QEMU arguments that attach a disk served on a vhost-user socket.
+
+    Args:
+        socket: where the back-end listens.
+        memory_mib: memory of the guest, in MiB; all of it is shared with the back-end.
+        num_queues: request queues of the disk.
+        packed: offer packed rings to the driver.
+    """
+    disk = {
+        "chardev": "vhost",
+        "bootindex": 1,
+        "num-queues": num_queues,
+        "packed": "on" if packed else "off",
+    }
+    return [
+        *("-m", f"{memory_mib}M"),
+        *("-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on"),
+        *("-machine", "q35,memory-backend=mem"),
+        *("-chardev", f"socket,id=vhost,path={socket}"),
+        *("-device", ",".join(["vhost-user-blk-pci", *(f"{k}={v}" for k, v in disk.items())])),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestRun:
+    """How a guest's life went.
+
+    Args:
+        console: all that it printed on its serial console.
+        exit_status: of QEMU.
+        seconds: from start to end.
+        complaints: what QEMU itself wrote to standard error.
+    """
+
+    console: str
+    exit_status: int
+    seconds: float
+    complaints: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """A guest that is about to be started.
+
+    Args:
+        socket: where the back-end listens.
+        files: kernel, busybox and drivers.
+        script: what the guest does (see `build_initramfs`).
+        qemu: the QEMU program.
+        cpus: virtual processors; also the number of the disk's queues.
+        packed: offer packed rings to the driver.
+        memory_mib: the guest's memory in MiB.
+    """
+
+    socket: Path
+    files: GuestFiles
+    script: str
+    qemu: str = "qemu-system-x86_64"
+    cpus: int = 2
+    packed: bool = False
+    memory_mib: int = 256
+
+    def command(self, initramfs: Path) -> list[str]:
+        """Return the whole command line; the serial console is its standard output."""
+        return [
+            *(self.qemu, "-accel", "tcg", "-cpu", "max", "-smp", str(self.cpus)),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
+            *("-kernel", str(self.files.kernel), "-initrd", str(initramfs)),
+            *("-append", _KERNEL_WORDS),
+            *disk_arguments(
+                self.socket,
+                memory_mib=self.memory_mib,
+                num_queues=self.cpus,
+                packed=self.packed,
+            ),
+        ]
+
+    def run(self, *, seconds: float = 90) -> GuestRun:
+        """Boot the guest and wait for its end. Blocks: call it in a thread from async code.
+
+        Args:
+            seconds: how long it may take before it is killed.
+
+        Returns:
+            What it printed and how it ended.
+
+        Raises:
+            GuestTimeoutError: it did not end in time.
+            FileNotFoundError: there is no such QEMU program.
+        """
+        if shutil.which(self.qemu) is None:
+            raise FileNotFoundError(f"{self.qemu} is not on this machine; install qemu-system-x86")
+        with tempfile.TemporaryDirectory(prefix="vhostuser-guest-") as folder:
+            initramfs = Path(folder) / "initramfs"
+            initramfs.write_bytes(build_initramfs(self.files, self.script))
+            started = time.monotonic()
+            with subprocess.Popen(
+                self.command(initramfs),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ) as process:
+                try:
+                    console, complaints = process.communicate(timeout=seconds)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    console, _ = process.communicate()
+                    raise GuestTimeoutError(seconds, _text(console)) from None
+                except BaseException:
+                    process.kill()
+                    raise
+            return GuestRun(
+                console=_text(console),
+                exit_status=process.returncode,
+                seconds=time.monotonic() - started,
+                complaints=_text(complaints),
+            )
+
+
+def _text(console: bytes) -> str:
+    return console.decode(errors="replace").replace("\r\n", "\n")
