@@ -1,7 +1,7 @@
 """Errors of the environment: what the host refused, in words that tell the user what to do.
 
-Mistakes of a peer are `protocol.vhost_user.RemoteProtocolError`; these are the host's. The policy for
-each kind is in docs/decisions/0004.
+Mistakes of a peer are `protocol.vhost_user.RemoteProtocolError`; these are the host's. The policy
+for each kind is in docs/decisions/0004.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Owned file descriptors: taken once, closed once, handed over explicitly.
 
-Everything that arrives from a peer is wrapped in an `OwnedFd` at once, so that no bare number travels
-through the code and every error path can simply close what it holds. Nothing here reads or writes.
+Everything that arrives from a peer is wrapped in an `OwnedFd` at once, so that no bare number
+travels through the code and every error path can simply close what it holds. Nothing here reads or
+writes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import enum
 import os
 import stat
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -132,5 +134,5 @@ def kind_of(fd: OwnedFd | int) -> FdKind:
     if found is not None:
         return found
     # An eventfd is an anonymous inode without a file type: its name is all that tells it apart.
-    name = os.readlink(f"/proc/self/fd/{number}")
+    name = str(Path(f"/proc/self/fd/{number}").readlink())
     return FdKind.EVENTFD if name == "anon_inode:[eventfd]" else FdKind.OTHER

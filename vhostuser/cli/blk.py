@@ -1,0 +1,204 @@
+"""`vhostuser blk`: serve a disk. Specification: "Backend program conventions", vhost-user-blk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from vhostuser.cli.command import Command, parse_size
+from vhostuser.devices import BlkDevice, BlkOptions, memory_store, null_store, open_store
+from vhostuser.errors import UsageError
+from vhostuser.monitor import Monitor
+from vhostuser.server import (
+    ConnectingEndpoint,
+    ListeningEndpoint,
+    Server,
+    bind_unix,
+    endpoint_from_fd,
+    systemd_fd,
+)
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from vhostuser.devices import Store
+    from vhostuser.server import Endpoint
+
+__all__ = ["COMMAND", "serve_until_signal"]
+
+_log = logging.getLogger(__name__)
+_LARGEST_QUEUE = 32768
+_MOST_QUEUES = 256
+_MOST_WORKERS = 64
+_LONGEST_POLL_US = 1_000_000
+_END_SECONDS = 0.8
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise ValueError(text)
+        return value
+
+    number.__name__ = f"number from {least} to {most}"
+    return number
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--print-capabilities",
+        action="store_true",
+        help="print what this back-end can do as JSON, and end",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--socket-path", type=Path, help="listen on this UNIX socket")
+    where.add_argument(
+        "--fd", type=_number(0, 1 << 20), help="use this socket, listening or connected"
+    )
+    where.add_argument(
+        "--connect", type=Path, help="connect to a front-end that listens here, with retries"
+    )
+    store = parser.add_mutually_exclusive_group()
+    store.add_argument("--blk-file", type=Path, help="disk image or block device")
+    store.add_argument(
+        "--null",
+        type=parse_size,
+        metavar="SIZE",
+        help="a disk that transfers nothing, for measuring",
+    )
+    store.add_argument(
+        "--memory", type=parse_size, metavar="SIZE", help="a disk in memory, empty at the start"
+    )
+    parser.add_argument("--read-only", action="store_true", help="refuse writes")
+    parser.add_argument("--direct", action="store_true", help="bypass the page cache (O_DIRECT)")
+    parser.add_argument(
+        "--num-queues", type=_number(1, _MOST_QUEUES), default=1, metavar="N", help="request queues"
+    )
+    parser.add_argument(
+        "--queue-size",
+        type=_number(2, _LARGEST_QUEUE),
+        default=1024,
+        metavar="N",
+        help="largest ring size accepted",
+    )
+    parser.add_argument("--serial", default="vhostuser", help="serial number, up to 20 characters")
+    parser.add_argument(
+        "--workers",
+        type=_number(1, _MOST_WORKERS),
+        default=1,
+        metavar="N",
+        help="threads that share the queues",
+    )
+    parser.add_argument(
+        "--poll-us",
+        type=_number(0, _LONGEST_POLL_US),
+        default=50,
+        metavar="N",
+        help="longest time to poll an idle ring before sleeping",
+    )
+    parser.add_argument(
+        "--control", type=Path, metavar="PATH", help="serve a control socket (QMP) here"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.print_capabilities:
+        json.dump({"type": "block", "features": ["read-only", "blk-file"]}, sys.stdout)
+        print()
+        return 0
+    store = _store(options)
+    try:
+        endpoint = _endpoint(options)
+    except UsageError:
+        store.close()
+        raise
+    trio.run(_serve, store, endpoint, options)
+    return 0
+
+
+def _store(options: argparse.Namespace) -> Store:
+    if options.null is not None:
+        return null_store(options.null, read_only=options.read_only)
+    if options.memory is not None:
+        return memory_store(options.memory, read_only=options.read_only)
+    if options.blk_file is not None:
+        return open_store(options.blk_file, read_only=options.read_only, direct=options.direct)
+    raise UsageError("which disk? Give --blk-file FILE, --memory SIZE or --null SIZE")
+
+
+def _endpoint(options: argparse.Namespace) -> Endpoint:
+    if options.socket_path is not None:
+        return ListeningEndpoint(bind_unix(options.socket_path), options.socket_path)
+    if options.connect is not None:
+        return ConnectingEndpoint(options.connect)
+    number = options.fd if options.fd is not None else systemd_fd()
+    if number is None:
+        raise UsageError("where are front-ends? Give --socket-path PATH, --connect PATH or --fd N")
+    return endpoint_from_fd(number)
+
+
+async def _serve(store: Store, endpoint: Endpoint, options: argparse.Namespace) -> None:
+    blk = BlkOptions(
+        queues=options.num_queues,
+        queue_size=options.queue_size,
+        serial=options.serial,
+        workers=options.workers,
+        poll_us=options.poll_us,
+    )
+    with contextlib.closing(endpoint):
+        async with BlkDevice.open(store, blk) as device:
+            server = Server(device=device, endpoint=endpoint)
+            kind = "read-only disk" if store.read_only else "disk"
+            _log.info("serving a %s of %d bytes on %d queues", kind, store.size, blk.queues)
+            await serve_until_signal(server, options.control)
+
+
+async def serve_until_signal(server: Server, control: Path | None = None) -> None:
+    """Run a server, and its control socket, until SIGTERM, SIGINT, `quit` or the last front-end.
+
+    Args:
+        server: what to run.
+        control: path of the control socket; None for none.
+
+    Raises:
+        UsageError: the control socket's path cannot be used.
+        OSError: the endpoint failed.
+    """
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
+            if control is not None:
+                monitor = Monitor(control, server, nursery.cancel_scope.cancel)
+                server.notify = monitor.emit
+                nursery.start_soon(monitor.run)
+            await server.run()
+            nursery.cancel_scope.cancel()
+
+
+async def _end_on_signal(signals: object, scope: trio.CancelScope) -> None:
+    async for number in signals:  # type: ignore[attr-defined]
+        _log.info("%s: ending", signal.Signals(number).name)
+        # A thread that hangs in the store cannot be waited for: what it has not finished stays
+        # unacknowledged, which is what a front-end must cope with anyway.
+        watchdog = threading.Timer(_END_SECONDS, os._exit, args=(0,))
+        watchdog.daemon = True
+        watchdog.start()
+        scope.cancel()
+
+
+COMMAND = Command(
+    summary="serve a disk image, a block device or memory as a virtio disk",
+    configure=_configure,
+    run=_run,
+)

@@ -1,0 +1,49 @@
+"""What a command of the `vhostuser` program is.
+
+Commands register in the entry-point group `vhostuser.commands`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+__all__ = ["Command", "parse_size"]
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command.
+
+    Attributes:
+        summary: one line for the list of commands.
+        configure: adds the command's options to a parser.
+        run: does it; returns the exit status. May raise UsageError or OSError, which are printed.
+    """
+
+    summary: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def parse_size(text: str) -> int:
+    """Read a size in bytes, with an optional unit K, M, G or T of 1024.
+
+    Raises:
+        ValueError: it is not a size of at least one sector (512 bytes).
+    """
+    number = text.rstrip("KMGTkmgtiB")
+    unit = text[len(number) :].upper().removesuffix("B").removesuffix("I")
+    size = int(number) * _UNITS[unit] if unit in _UNITS else 0
+    if size < 512:  # noqa: PLR2004 - a sector
+        raise ValueError(text)
+    return size
+
+
+parse_size.__name__ = "size (for example 64M)"  # argparse shows it: "invalid size ... value"

@@ -1,0 +1,179 @@
+"""The seam between a session and whatever moves the guest's buffers.
+
+A datapath serves the rings of one device: in software (`vhostuser.datapath.software`), later on an
+accelerator or by relaying to one. The session speaks to all of them through `Datapath`; news comes
+back through `DatapathEvents`, which the server injects, so that imports never point up.
+
+Every method is async: mapping, pinning or programming a device may take long and must not stop
+other connections. Stopping is shielded from cancellation by the implementations.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from protocol.vhost_user import Uva
+    from protocol.virtio import VirtioFeatures
+    from vhostuser.fds import OwnedFd
+    from vhostuser.memory import Snapshot
+    from vhostuser.virtqueue import Fault, RingState
+
+__all__ = [
+    "Capabilities",
+    "Datapath",
+    "DatapathEvents",
+    "RingActual",
+    "RingFd",
+    "RingStart",
+    "RingStatistics",
+    "StopMode",
+]
+
+
+class StopMode(enum.Enum):
+    """What becomes of requests in flight when a ring stops."""
+
+    DRAIN = "drain"
+    """They are finished and given back first."""
+    ABANDON = "abandon"
+    """They are left unacknowledged: the front-end is gone or the process ends."""
+
+
+class RingFd(enum.Enum):
+    """The three file descriptors of a ring."""
+
+    KICK = "kick"
+    CALL = "call"
+    ERR = "err"
+
+
+class RingActual(enum.Enum):
+    """What a ring is doing, as the engine says."""
+
+    STOPPED = "stopped"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingStart:
+    """All that a ring needs to start.
+
+    Attributes:
+        features: negotiated virtio features; they choose the layout.
+        num: ring size in descriptors.
+        desc: front-end address of the descriptor area.
+        driver: front-end address of the driver area (split: available ring).
+        device: front-end address of the device area (split: used ring).
+        state: where to go on. A split ring's used index is read from guest memory instead.
+    """
+
+    features: VirtioFeatures
+    num: int
+    desc: Uva
+    driver: Uva
+    device: Uva
+    state: RingState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingStatistics:
+    """Counters of one ring since the device was made, and what it is doing now.
+
+    Attributes:
+        actual: what the engine is doing with the ring.
+        fault: the rule it broke, when `actual` is BROKEN.
+        requests: chains served.
+        errors: requests that ended with a status other than OK.
+        bytes_read: payload bytes given to the guest.
+        bytes_written: payload bytes taken from the guest.
+        kicks: wake-ups by the kick fd.
+        calls: signals to the call fd.
+        calls_suppressed: times the driver wanted no call.
+    """
+
+    actual: RingActual
+    fault: Fault | None
+    requests: int
+    errors: int
+    bytes_read: int
+    bytes_written: int
+    kicks: int
+    calls: int
+    calls_suppressed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a datapath can do; one planner decides by these.
+
+    Attributes:
+        start_at_state: it can start a ring at a position other than the initial one.
+        report_state: it can tell the position of a stopped ring.
+    """
+
+    start_at_state: bool
+    report_state: bool
+
+
+class DatapathEvents(Protocol):
+    """Upward news. Methods are called on the trio thread and must not block."""
+
+    def ring_broken(self, index: int, fault: Fault, value: int) -> None:
+        """Report that ring `index` broke `fault`'s rule with `value` and was stopped."""
+
+    def config_changed(self) -> None:
+        """Report that the device's configuration space changed."""
+
+
+class Datapath(Protocol):
+    """Serves the rings of one device. It outlives sessions and forgets each when it was left."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this datapath can do."""
+
+    async def watch(self, events: DatapathEvents) -> None:
+        """Pass on news to `events` until cancelled; must run beside every other method."""
+
+    async def commit_memory(self, snapshot: Snapshot) -> None:
+        """Move every ring to `snapshot`; return when nothing uses the one before.
+
+        A ring whose own areas are not in the new snapshot breaks. Not cancellable.
+        """
+
+    async def start_queue(self, index: int, start: RingStart, kick: OwnedFd | None) -> None:
+        """Start ring `index` and look at it at once: a kick may have been lost before.
+
+        Args:
+            index: ring, below the device's number of queues.
+            start: layout, addresses and position.
+            kick: taken over; None: the ring is polled.
+
+        Raises:
+            OSError: the ring's areas are not in guest memory, or its position is not legal; the
+                ring stays stopped.
+        """
+
+    async def stop_queue(self, index: int, how: StopMode) -> RingState:
+        """Stop ring `index`; return its position. Not cancellable."""
+
+    async def set_enabled(self, index: int, *, enabled: bool) -> None:
+        """Let a started ring be served, or leave it alone."""
+
+    async def set_fd(self, index: int, which: RingFd, fd: OwnedFd | None) -> None:
+        """Take over a ring's call, err or kick fd; None for none. The last one wins."""
+
+    async def leave(self) -> None:
+        """End of a session: abandon every ring, close its fds, forget its memory.
+
+        Returns when the last request of the session has ended: a late completion would corrupt the
+        next guest. Not cancellable.
+        """
+
+    def statistics(self) -> tuple[RingStatistics, ...]:
+        """One entry a ring."""

@@ -1,0 +1,302 @@
+"""The software data path: the engine's threads serve the rings on mapped guest memory.
+
+Python writes what it wants of a queue, the engine publishes what is and signals one eventfd; both
+are levels, so a change can be repeated or overtaken without harm. No request passes through here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.virtio import VirtioFeatures
+from vhostuser.datapath.interface import (
+    Capabilities,
+    RingActual,
+    RingFd,
+    RingStart,
+    RingStatistics,
+    StopMode,
+)
+from vhostuser.errors import RingStartError, WorkerStuckError
+from vhostuser.native import check, ffi, lib
+from vhostuser.virtqueue import Fault, RingState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from vhostuser.datapath.interface import DatapathEvents
+    from vhostuser.fds import OwnedFd
+    from vhostuser.memory import Snapshot
+    from vhostuser.native import Pointer
+
+__all__ = ["SoftwareDatapath"]
+
+_ACTUAL = {
+    lib.VHU_QUEUE_STOPPED: RingActual.STOPPED,
+    lib.VHU_QUEUE_RUNNING: RingActual.RUNNING,
+    lib.VHU_QUEUE_STOPPING: RingActual.STOPPING,
+    lib.VHU_QUEUE_BROKEN: RingActual.BROKEN,
+}
+_STOP = {StopMode.DRAIN: lib.VHU_STOP_DRAIN, StopMode.ABANDON: lib.VHU_STOP_ABANDON}
+_FD = {RingFd.KICK: lib.VHU_FD_KICK, RingFd.CALL: lib.VHU_FD_CALL, RingFd.ERR: lib.VHU_FD_ERR}
+_AREAS = ("desc", "driver", "device")
+_USED_INDEX_OFFSET = 2
+
+
+class _Queue:
+    """One engine queue and what is wanted of it."""
+
+    def __init__(self, worker: Pointer, store: Pointer, event_fd: int) -> None:
+        ret = ffi.new("struct vhu_queue **")
+        check(lib.vhu_queue_create(worker, store, event_fd, ret), "create a queue")
+        self.native = ret[0]
+        self.wanted = ffi.new("struct vhu_queue_wanted *")
+        self.start: RingStart | None = None
+        self.starts = 0
+        self.reported = 0
+
+    def want(self) -> int:
+        """Hand the wanted state to the engine; return the number under which it will be applied."""
+        return int(lib.vhu_queue_want(self.native, self.wanted))
+
+    def status(self) -> Pointer:
+        """Copy the engine's status."""
+        status = ffi.new("struct vhu_queue_status *")
+        lib.vhu_queue_status(self.native, status)
+        return status
+
+    def set_fd(self, which: RingFd, fd: OwnedFd | None) -> None:
+        """Hand a ring's fd to the engine."""
+        number = -1 if fd is None else fd.detach()
+        check(lib.vhu_queue_set_fd(self.native, _FD[which], number), f"use the {which.value} fd")
+
+
+class SoftwareDatapath:
+    """Rings served by engine threads.
+
+    Make it with `async with SoftwareDatapath.open(...)`; the threads end with the block.
+    """
+
+    def __init__(self, store: Pointer, *, queues: int, workers: int, poll_us: int) -> None:
+        self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._changed = trio.Event()
+        self._snapshot: Snapshot | None = None
+        self._workers: list[Pointer] = []
+        self._queues: list[_Queue] = []
+        try:
+            self._create(store, queues, min(workers, queues), poll_us)
+        except BaseException:
+            self._destroy()
+            raise
+
+    def _create(self, store: Pointer, queues: int, workers: int, poll_us: int) -> None:
+        config = ffi.new("struct vhu_worker_config *", {"poll_us": poll_us})
+        for _ in range(workers):
+            ret = ffi.new("struct vhu_worker **")
+            check(lib.vhu_worker_create(config, ret), "start a worker thread")
+            self._workers.append(ret[0])
+        for index in range(queues):
+            worker = self._workers[index % workers]
+            self._queues.append(_Queue(worker, store, self._event_fd))
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, store: Pointer, *, queues: int, workers: int, poll_us: int
+    ) -> AsyncIterator[SoftwareDatapath]:
+        """Start the worker threads for the length of the block.
+
+        Args:
+            store: the engine's `struct vhu_blk`; it must outlive the block.
+            queues: rings to serve.
+            workers: threads that share them, at most one a ring.
+            poll_us: longest time to poll an idle ring before sleeping, in microseconds.
+
+        Raises:
+            OSError: the host is out of threads, memory or file descriptors.
+        """
+        datapath = cls(store, queues=queues, workers=workers, poll_us=poll_us)
+        try:
+            yield datapath
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(datapath._destroy)
+
+    def _destroy(self) -> None:
+        stuck = [lib.vhu_worker_stop(worker, 500) for worker in self._workers]
+        if any(code != 0 for code in stuck):
+            raise WorkerStuckError(
+                errno.ETIMEDOUT,
+                "a worker thread hangs in the store; end the process, nothing of it can be freed",
+            )
+        for queue in self._queues:
+            lib.vhu_queue_destroy(queue.native)
+        for worker in self._workers:
+            lib.vhu_worker_destroy(worker)
+        os.close(self._event_fd)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this datapath can do."""
+        return Capabilities(start_at_state=True, report_state=True)
+
+    async def watch(self, events: DatapathEvents) -> None:
+        """Pass on what the engine publishes; runs until cancelled, beside every other method."""
+        while True:
+            await trio.lowlevel.wait_readable(self._event_fd)
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._event_fd)
+            changed, self._changed = self._changed, trio.Event()
+            changed.set()
+            for index, queue in enumerate(self._queues):
+                self._report_fault(index, queue, events)
+
+    def _report_fault(self, index: int, queue: _Queue, events: DatapathEvents) -> None:
+        status = queue.status()
+        if status.actual == lib.VHU_QUEUE_BROKEN and queue.reported != queue.starts:
+            queue.reported = queue.starts
+            events.ring_broken(index, Fault(int(status.fault)), int(status.fault_value))
+
+    async def _applied(self, queue: _Queue, number: int) -> Pointer:
+        """Wait until the engine did what was wanted; return the status that says so."""
+        with trio.CancelScope(shield=True):
+            while True:
+                changed = self._changed
+                status = queue.status()
+                if status.applied >= number:
+                    return status
+                await changed.wait()
+
+    async def commit_memory(self, snapshot: Snapshot) -> None:
+        """Move every ring to `snapshot`. See `Datapath.commit_memory`."""
+        self._snapshot = snapshot
+        waiting = []
+        for queue in self._queues:
+            if queue.start is not None:
+                addresses = self._translate(queue.start) or (0, 0, 0)
+                self._place(queue, addresses)
+                waiting.append((queue, queue.want()))
+        for queue, number in waiting:
+            await self._applied(queue, number)
+
+    def _translate(self, start: RingStart) -> tuple[int, ...] | None:
+        try:
+            return tuple(self._area(start, area) for area in range(len(_AREAS)))
+        except RingStartError:
+            return None
+
+    def _area(self, start: RingStart, area: int) -> int:
+        """Host address of one of a ring's areas.
+
+        Raises:
+            RingStartError: it does not lie inside guest memory.
+        """
+        name = _AREAS[area]
+        address = getattr(start, name)
+        size = int(lib.vhu_ring_area_size(int(start.features), start.num, area))
+        hva = self._snapshot.uva_to_hva(address, size) if self._snapshot else None
+        if hva is None:
+            raise RingStartError(
+                errno.EFAULT,
+                f"{name} address {address:#x}: its {size} bytes do not lie inside one region of "
+                "the memory table; send the memory before the ring",
+            )
+        return hva
+
+    def _place(self, queue: _Queue, addresses: tuple[int, ...]) -> None:
+        config = queue.wanted.config
+        config.desc, config.driver, config.device = (ffi.cast("void *", hva) for hva in addresses)
+        queue.wanted.mem = self._snapshot.native if self._snapshot else ffi.NULL
+
+    async def start_queue(self, index: int, start: RingStart, kick: OwnedFd | None) -> None:
+        """Start ring `index`. See `Datapath.start_queue`."""
+        queue = self._queues[index]
+        addresses = tuple(self._area(start, area) for area in range(len(_AREAS)))
+        state = start.state
+        packed = VirtioFeatures.RING_PACKED in start.features
+        used = state.used if packed else _read_used_index(addresses[2])
+        self._place(queue, addresses)
+        config = queue.wanted.config
+        config.features = int(start.features)
+        config.num = start.num
+        config.state = (state.avail, used, state.avail_wrap, state.used_wrap)
+        queue.starts += 1
+        queue.wanted.start = queue.starts
+        queue.set_fd(RingFd.KICK, kick)
+        queue.start = start
+        status = await self._applied(queue, queue.want())
+        if status.actual == lib.VHU_QUEUE_BROKEN and status.fault == lib.VHU_FAULT_RING_ADDRESS:
+            queue.reported = queue.starts
+            await self.stop_queue(index, StopMode.ABANDON)
+            raise RingStartError(
+                errno.EINVAL,
+                f"base {state.avail} with used index {used}: not a position that a ring of "
+                f"{start.num} descriptors can have, or its areas are misaligned",
+            )
+
+    async def stop_queue(self, index: int, how: StopMode) -> RingState:
+        """Stop ring `index`; return its position. See `Datapath.stop_queue`."""
+        queue = self._queues[index]
+        queue.start = None
+        queue.wanted.start = 0
+        queue.wanted.how = _STOP[how]
+        queue.wanted.mem = ffi.NULL
+        queue.set_fd(RingFd.KICK, None)
+        status = await self._applied(queue, queue.want())
+        state = status.state
+        return RingState(
+            avail=state.avail,
+            used=state.used,
+            avail_wrap=bool(state.avail_wrap),
+            used_wrap=bool(state.used_wrap),
+        )
+
+    async def set_enabled(self, index: int, *, enabled: bool) -> None:
+        """Let a started ring be served, or leave it alone. See `Datapath.set_enabled`."""
+        queue = self._queues[index]
+        queue.wanted.enabled = enabled
+        await self._applied(queue, queue.want())
+
+    async def set_fd(self, index: int, which: RingFd, fd: OwnedFd | None) -> None:
+        """Take over a ring's fd. See `Datapath.set_fd`."""
+        self._queues[index].set_fd(which, fd)
+        await trio.lowlevel.checkpoint()
+
+    async def leave(self) -> None:
+        """Abandon every ring and forget the session. See `Datapath.leave`."""
+        with trio.CancelScope(shield=True):
+            for index, queue in enumerate(self._queues):
+                # Before the stop, so that its being applied says that these are closed, too.
+                queue.set_fd(RingFd.CALL, None)
+                queue.set_fd(RingFd.ERR, None)
+                queue.wanted.enabled = False
+                await self.stop_queue(index, StopMode.ABANDON)
+            self._snapshot = None
+
+    def statistics(self) -> tuple[RingStatistics, ...]:
+        """One entry a ring."""
+        return tuple(_statistics(queue.status()) for queue in self._queues)
+
+
+def _read_used_index(hva: int) -> int:
+    return int(ffi.cast("uint16_t *", hva + _USED_INDEX_OFFSET)[0])
+
+
+def _statistics(status: Pointer) -> RingStatistics:
+    broken = status.actual == lib.VHU_QUEUE_BROKEN
+    return RingStatistics(
+        actual=_ACTUAL[status.actual],
+        fault=Fault(int(status.fault)) if broken else None,
+        requests=status.requests,
+        errors=status.errors,
+        bytes_read=status.bytes_read,
+        bytes_written=status.bytes_written,
+        kicks=status.kicks,
+        calls=status.calls,
+        calls_suppressed=status.calls_suppressed,
+    )

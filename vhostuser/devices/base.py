@@ -1,0 +1,51 @@
+"""What a session must know of a device, and what a device must be able to do.
+
+A device outlives sessions: it owns its store, its configuration and its data path. The profile is
+plain data, so that a session can be driven without a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from protocol.vhost_user import ProtocolFeatures
+    from protocol.virtio import VirtioFeatures
+    from vhostuser.datapath import Datapath
+
+__all__ = ["Device", "DeviceProfile"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """What a device offers to a front-end.
+
+    Attributes:
+        kind: the virtio device type as vhost-user programs name it ("block", "net", ...).
+        queues: number of rings.
+        queue_size: largest ring size accepted, in descriptors.
+        features: virtio features offered, with bit 30 for protocol features.
+        protocol_features: vhost-user protocol features offered.
+    """
+
+    kind: str
+    queues: int
+    queue_size: int
+    features: VirtioFeatures
+    protocol_features: ProtocolFeatures
+
+
+class Device(Protocol):
+    """A device that the server can serve."""
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """What it offers."""
+
+    @property
+    def datapath(self) -> Datapath:
+        """What serves its rings."""
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes of the configuration space; zeros beyond its end."""

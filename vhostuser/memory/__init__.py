@@ -1,0 +1,5 @@
+"""Guest memory: mapped regions and the snapshots that rings work on."""
+
+from vhostuser.memory.table import MAX_SLOTS, MemoryChange, MemoryTable, Snapshot, same_region
+
+__all__ = ["MAX_SLOTS", "MemoryChange", "MemoryTable", "Snapshot", "same_region"]

@@ -1,0 +1,177 @@
+"""The memory table: which parts of the front-end's memory are mapped here, as numbered snapshots.
+
+A table never changes in place. A change is prepared (mapped, checked), then committed (rings move
+to the new snapshot), then released (the old snapshot goes when its last pin is gone); until the
+commit it can be given up without a trace. Translation for buffers happens in the engine; here only
+a ring's own areas are looked up. Specification: "Memory region description", SET_MEM_TABLE,
+ADD_MEM_REG, REM_MEM_REG.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vhostuser.native import check, ffi, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from protocol.vhost_user import MemRegion, Uva
+    from vhostuser.fds import OwnedFd
+    from vhostuser.native import Pointer
+
+__all__ = ["MAX_SLOTS", "MemoryChange", "MemoryTable", "Snapshot", "same_region"]
+
+MAX_SLOTS = 509
+"""Regions that a table may hold: what libvhost-user and rust-vmm offer, and the kernel's
+default."""
+
+
+class _Mapping:
+    """One mapped region; holds the creator's reference on it."""
+
+    __slots__ = ("native", "region")
+
+    def __init__(self, region: MemRegion, fd: OwnedFd) -> None:
+        ret = ffi.new("struct vhu_region **")
+        what = (
+            f"map guest memory: gpa {region.gpa:#x}, uva {region.uva:#x}, size {region.size:#x} "
+            f"at offset {region.offset:#x} of the front-end's fd"
+        )
+        code = lib.vhu_region_map(
+            fd.fileno(), region.gpa, region.uva, region.size, region.offset, ret
+        )
+        check(code, what)
+        self.region = region
+        self.native = ret[0]
+
+    def unmap(self) -> None:
+        """Drop the creator's reference; the mapping goes with the last snapshot that holds it."""
+        lib.vhu_region_unref(self.native)
+        self.native = ffi.NULL
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """The whole table at one moment; immutable.
+
+    Attributes:
+        number: counts up with each change.
+        regions: as the front-end described them.
+        native: the engine's `struct vhu_mem`.
+    """
+
+    number: int
+    regions: tuple[MemRegion, ...]
+    native: Pointer
+
+    def uva_to_hva(self, address: Uva, length: int) -> int | None:
+        """Translate a front-end address to one of ours; None unless all of it is in one region."""
+        hva = lib.vhu_mem_uva_to_hva(self.native, address, length)
+        return None if hva == ffi.NULL else int(ffi.cast("uintptr_t", hva))
+
+    @property
+    def pins(self) -> int:
+        """How many rings and requests still use this snapshot."""
+        return int(lib.vhu_mem_pins(self.native))
+
+
+class MemoryChange:
+    """A prepared change: commit it or give it up, exactly once."""
+
+    def __init__(
+        self, table: MemoryTable, mappings: tuple[_Mapping, ...], added: tuple[_Mapping, ...]
+    ) -> None:
+        self._table = table
+        self._mappings = mappings
+        self._added = added
+        ret = ffi.new("struct vhu_mem **")
+        natives = ffi.new("struct vhu_region *[]", [mapping.native for mapping in mappings])
+        check(lib.vhu_mem_create(natives, len(mappings), ret), "build the memory table")
+        self.snapshot = Snapshot(
+            table.snapshot.number + 1, tuple(mapping.region for mapping in mappings), ret[0]
+        )
+
+    def commit(self) -> None:
+        """Make the new snapshot the table's; call when nothing uses the old one any more."""
+        table = self._table
+        old, table.snapshot = table.snapshot, self.snapshot
+        gone = [mapping for mapping in table.mappings if mapping not in self._mappings]
+        table.mappings = self._mappings
+        lib.vhu_mem_unref(old.native)
+        for mapping in gone:
+            mapping.unmap()
+
+    def abandon(self) -> None:
+        """Undo the preparation; the table stays as it was."""
+        lib.vhu_mem_unref(self.snapshot.native)
+        for mapping in self._added:
+            mapping.unmap()
+
+
+class MemoryTable:
+    """The guest memory of one session. Close it when the session ends.
+
+    The `prepare_…` methods map memory and may take long: call them in a thread. Only one change may
+    be under way at a time.
+    """
+
+    def __init__(self) -> None:
+        ret = ffi.new("struct vhu_mem **")
+        check(lib.vhu_mem_create(ffi.NULL, 0, ret), "build the empty memory table")
+        self.mappings: tuple[_Mapping, ...] = ()
+        self.snapshot = Snapshot(0, (), ret[0])
+
+    def prepare_replace(self, regions: Sequence[tuple[MemRegion, OwnedFd]]) -> MemoryChange:
+        """Map a whole new table (SET_MEM_TABLE).
+
+        Args:
+            regions: each with the fd that holds it; the fds stay the caller's.
+
+        Raises:
+            OSError: a region is not legal or cannot be mapped; nothing has changed.
+        """
+        return self._prepare((), regions)
+
+    def prepare_add(self, region: MemRegion, fd: OwnedFd) -> MemoryChange:
+        """Map one more region (ADD_MEM_REG).
+
+        Raises:
+            OSError: the region is not legal, overlaps another, or cannot be mapped; nothing has
+                changed.
+        """
+        return self._prepare(self.mappings, [(region, fd)])
+
+    def prepare_remove(self, region: MemRegion) -> MemoryChange:
+        """Leave out one region (REM_MEM_REG): the one with this gpa, uva and size.
+
+        Raises:
+            OSError: the host is out of memory; nothing has changed.
+        """
+        kept = tuple(
+            mapping for mapping in self.mappings if not same_region(mapping.region, region)
+        )
+        return self._prepare(kept, ())
+
+    def _prepare(
+        self, kept: tuple[_Mapping, ...], regions: Sequence[tuple[MemRegion, OwnedFd]]
+    ) -> MemoryChange:
+        added: list[_Mapping] = []
+        try:
+            added.extend(_Mapping(region, fd) for region, fd in regions)
+            return MemoryChange(self, (*kept, *added), tuple(added))
+        except OSError:
+            for mapping in added:
+                mapping.unmap()
+            raise
+
+    def close(self) -> None:
+        """Unmap everything. Every ring must have stopped."""
+        MemoryChange(self, (), ()).commit()
+        lib.vhu_mem_unref(self.snapshot.native)
+
+
+def same_region(one: MemRegion, other: MemRegion) -> bool:
+    """Whether REM_MEM_REG would mean the same region: the offset does not count."""
+    return (one.gpa, one.uva, one.size) == (other.gpa, other.uva, other.size)

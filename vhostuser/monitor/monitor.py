@@ -1,0 +1,158 @@
+"""The control socket: QMP for people and scripts that look after a running server.
+
+A client that sends too much, or does not read, loses its connection; the server does not notice.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from vhostuser.monitor import commands, qmp
+from vhostuser.monitor.qmp import CommandError
+from vhostuser.server import bind_unix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from vhostuser.server import Server
+
+__all__ = ["Monitor"]
+
+_log = logging.getLogger(__name__)
+_MODE = 0o600
+_MOST_CLIENTS = 16
+_MOST_EVENTS = 256
+
+
+class Monitor:
+    """Serves the control socket of one server.
+
+    Args:
+        path: where to listen.
+        server: what the commands look at.
+        quit_server: called when a client says `quit`.
+
+    Raises:
+        UsageError: the path cannot be used.
+    """
+
+    def __init__(self, path: Path, server: Server, quit_server: Callable[[], None]) -> None:
+        self._path = path
+        self._server = server
+        self._quit = quit_server
+        self._listener = trio.SocketListener(
+            trio.socket.from_stdlib_socket(bind_unix(path, mode=_MODE))
+        )
+        self._clients: set[_Client] = set()
+
+    def emit(self, name: str, data: Mapping[str, object]) -> None:
+        """Send an event to every client that has negotiated."""
+        line = qmp.encode_event(name, data)
+        for client in self._clients:
+            client.post(line)
+
+    async def run(self) -> None:
+        """Serve clients until cancelled; the socket path is removed then."""
+        try:
+            await trio.serve_listeners(self._serve, [self._listener])
+        finally:
+            self._path.unlink(missing_ok=True)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            if len(self._clients) >= _MOST_CLIENTS:
+                _log.warning("control: refused a client: %d are connected", _MOST_CLIENTS)
+                return
+            client = _Client(stream, self._server)
+            self._clients.add(client)
+            try:
+                await client.run()
+            except* (trio.BrokenResourceError, trio.ClosedResourceError):
+                _log.debug("control: a client left in the middle of an answer")
+            finally:
+                self._clients.discard(client)
+        if client.quitting:
+            self._quit()
+
+
+class _Client:
+    """One connection to the control socket.
+
+    Attributes:
+        quitting: it said `quit`, and has its answer.
+    """
+
+    def __init__(self, stream: trio.SocketStream, server: Server) -> None:
+        self.quitting = False
+        self._stream = stream
+        self._server = server
+        self._negotiated = False
+        self._send, self._lines = trio.open_memory_channel[bytes](_MOST_EVENTS)
+
+    def post(self, line: bytes) -> None:
+        """Queue an event; a client that does not read misses it."""
+        if self._negotiated:
+            try:
+                self._send.send_nowait(line)
+            except trio.WouldBlock:
+                _log.warning("control: a client does not read and missed an event")
+
+    async def run(self) -> None:
+        """Greet, then answer commands until the client leaves."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write)
+            await self._send.send(qmp.greeting())
+            await self._read()
+            self._send.close()
+
+    async def _write(self) -> None:
+        async for line in self._lines:
+            await self._stream.send_all(line)
+
+    async def _read(self) -> None:
+        buffer = bytearray()
+        async for data in self._stream:
+            buffer += data
+            while (end := buffer.find(b"\n")) >= 0:
+                line = bytes(buffer[:end]).strip()
+                del buffer[: end + 1]
+                if line and not await self._answer(line):
+                    return
+            if len(buffer) > qmp.LONGEST_LINE:
+                _log.warning("control: closed a client: a line of over %d bytes", qmp.LONGEST_LINE)
+                return
+
+    async def _answer(self, line: bytes) -> bool:
+        """Answer one command; return whether to go on."""
+        try:
+            command = qmp.parse(line)
+        except CommandError as error:
+            await self._send.send(qmp.encode_error(error))
+            return True
+        try:
+            answer = self._execute(command)
+        except CommandError as error:
+            error.identity = command.identity
+            await self._send.send(qmp.encode_error(error))
+            return True
+        await self._send.send(qmp.encode_return(answer, command.identity))
+        self.quitting = command.name == "quit"
+        return not self.quitting
+
+    def _execute(self, command: qmp.Command) -> object:
+        if command.name == "qmp_capabilities":
+            if self._negotiated:
+                raise CommandError("capabilities were negotiated already", kind="CommandNotFound")
+            self._negotiated = True
+            return {}
+        if not self._negotiated:
+            raise CommandError(
+                "expecting capabilities negotiation with 'qmp_capabilities'", kind="CommandNotFound"
+            )
+        if command.name == "quit":
+            return {}
+        return commands.execute(self._server, command.name, command.arguments)

@@ -1,0 +1,97 @@
+"""Carries plans out: each step on the device's data path and the session's memory table.
+
+Steps run one after the other, shielded from cancellation: a memory change that was prepared is
+committed or given up, and a ring that is being stopped has stopped, before anything else happens.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import trio
+
+from vhostuser.memory import MemoryTable
+from vhostuser.session import (
+    AddRegion,
+    EnableRing,
+    OpenBackendChannel,
+    ReadConfig,
+    RemoveRegion,
+    ReplaceMemory,
+    SetRingFd,
+    StartRing,
+    StopRing,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vhostuser.devices import Device
+    from vhostuser.fds import OwnedFd
+    from vhostuser.memory import MemoryChange
+    from vhostuser.session import Plan, Result, Step
+
+__all__ = ["Carrier"]
+
+
+class Carrier:
+    """Does for one session what its plans say.
+
+    Args:
+        device: what the session drives.
+        open_channel: called with the socket that the front-end gave for requests of ours; takes it
+            over.
+    """
+
+    def __init__(self, device: Device, open_channel: Callable[[OwnedFd], None]) -> None:
+        self._device = device
+        self._open_channel = open_channel
+        self.memory = MemoryTable()
+
+    async def carry(self, plan: Plan) -> list[Result]:
+        """Carry out every step; not cancellable.
+
+        Returns:
+            What each step returned, in order.
+
+        Raises:
+            OSError: the first step failed; nothing has changed.
+        """
+        with trio.CancelScope(shield=True):
+            return [await self._step(step) for step in plan.steps]
+
+    async def _step(self, step: Step) -> Result:
+        datapath = self._device.datapath
+        match step:
+            case ReplaceMemory(regions):
+                await self._change(functools.partial(self.memory.prepare_replace, regions))
+            case AddRegion(region, fd):
+                await self._change(functools.partial(self.memory.prepare_add, region, fd))
+            case RemoveRegion(region):
+                await self._change(functools.partial(self.memory.prepare_remove, region))
+            case StartRing(index, start, kick):
+                await datapath.start_queue(index, start, kick)
+            case StopRing(index, how):
+                return await datapath.stop_queue(index, how)
+            case EnableRing(index, enabled):
+                await datapath.set_enabled(index, enabled=enabled)
+            case SetRingFd(index, which, fd):
+                await datapath.set_fd(index, which, fd)
+            case ReadConfig(offset, size):
+                return self._device.read_config(offset, size)
+            case OpenBackendChannel(fd):
+                self._open_channel(fd)
+        return None
+
+    async def _change(self, prepare: Callable[[], MemoryChange]) -> None:
+        """Prepare, commit, release: mapping and unmapping happen in a thread."""
+        change = await trio.to_thread.run_sync(prepare)
+        await self._device.datapath.commit_memory(change.snapshot)
+        await trio.to_thread.run_sync(change.commit)
+
+    async def leave(self) -> None:
+        """End the session's use of the device and unmap its memory; not cancellable."""
+        with trio.CancelScope(shield=True):
+            await self._device.datapath.leave()
+            await trio.to_thread.run_sync(self.memory.close)

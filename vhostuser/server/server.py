@@ -1,0 +1,253 @@
+"""The trio shell: takes one front-end after the other and runs each one's session on the device.
+
+Bytes become requests (`Connection`), requests become plans (`Session`), plans are carried out
+(`Carrier`), outcomes become answers. Whatever goes wrong with one front-end ends its session only,
+and the next begins when the device has forgotten the last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.vhost_user import CURRENT, Connection, Limits, RemoteProtocolError, Reply, Role
+from vhostuser.server.carry import Carrier
+from vhostuser.server.channel import BackendChannel
+from vhostuser.session import Session
+from vhostuser.stream import MessageStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from protocol.vhost_user import Dialect, Request
+    from vhostuser.devices import Device
+    from vhostuser.fds import OwnedFd
+    from vhostuser.server.endpoint import Endpoint
+    from vhostuser.virtqueue import Fault
+
+__all__ = ["ServedConnection", "Server"]
+
+_log = logging.getLogger(__name__)
+_numbers = itertools.count(1)
+_CREDENTIALS = struct.Struct("3i")
+
+
+class ServedConnection:
+    """One front-end while it is served.
+
+    Args:
+        sock: its socket; taken over.
+        device: what it is served with.
+        dialect: of the protocol.
+        seconds: how long a message that has begun, or an answer, may take.
+
+    Attributes:
+        number: counts the connections of this process, from 1.
+        process: the front-end's process id when it connected.
+        session: what it negotiated.
+        carrier: what was done for it, with its memory table.
+    """
+
+    def __init__(
+        self, sock: trio.socket.SocketType, device: Device, *, dialect: Dialect, seconds: float
+    ) -> None:
+        self.number = next(_numbers)
+        self.process = _peer_process(sock)
+        limits = Limits(queues=device.profile.queues)
+        connection = Connection(Role.BACK_END, dialect=dialect, limits=limits)
+        self.session = Session(connection, device.profile)
+        self.carrier = Carrier(device, self._open_channel)
+        self.requests = 0
+        self._stream = MessageStream(sock, seconds=seconds)
+        self._seconds = seconds
+        self._dialect = dialect
+        self._channel: BackendChannel | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, another_waits: Callable[[], object]) -> None:
+        """Serve until the front-end leaves or must be left.
+
+        Args:
+            another_waits: async function that returns when a further front-end waits.
+
+        Cancellable: the session is ended and the device left clean in every case.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._note_waiting, another_waits)
+                await self._serve()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._stream.close()
+            await self.carrier.leave()
+
+    async def _note_waiting(self, another_waits: Callable[[], object]) -> None:
+        await another_waits()
+        _log.info(
+            "connection %d: another front-end waits until this one leaves the device", self.number
+        )
+
+    async def _serve(self) -> None:
+        connection = self.session.connection
+        begun = False
+        try:
+            while wanted := connection.wanted:
+                data, fds = await self._stream.receive(wanted, begun=begun)
+                if len(data) < wanted:
+                    for fd in fds:
+                        fd.close()
+                    self._eof(len(data), wanted)
+                    return
+                begun = await self._received(data, fds)
+        except RemoteProtocolError as error:
+            _log.warning("connection %d: closed: %s", self.number, error)
+        except ConnectionError as error:
+            _log.info("connection %d: the front-end is gone: %s", self.number, error)
+
+    def _eof(self, got: int, wanted: int) -> None:
+        """Note the end of the stream, also in the middle of a message."""
+        connection = self.session.connection
+        if got:
+            rule = f"the stream ended {wanted - got} bytes early"
+            raise RemoteProtocolError(
+                message="header", field="length", value=got, rule=rule, section="Header"
+            )
+        connection.receive_eof()
+        _log.info("connection %d: the front-end left", self.number)
+
+    async def _received(self, data: bytes, fds: tuple[OwnedFd, ...]) -> bool:
+        """Handle what came; return whether a message has begun and its rest must follow."""
+        try:
+            event = self.session.connection.receive(data, fds)
+        except RemoteProtocolError as error:
+            if error.answer is None:
+                raise
+            _log.warning("connection %d: refused: %s", self.number, error)
+            await self._stream.send(error.answer)
+            return False
+        if event is None:
+            return True
+        assert not isinstance(event, Reply)  # the back-end asks nothing on this channel
+        self.requests += 1
+        _log.debug("connection %d: %s", self.number, event.message)
+        try:
+            await self._handle(event)
+        finally:
+            for fd in event.fds:
+                fd.close()
+        return False
+
+    async def _handle(self, request: Request) -> None:
+        session = self.session
+        try:
+            plan = session.begin(request)
+            results = await self.carrier.carry(plan)
+        except (RemoteProtocolError, OSError) as error:
+            answer = session.refuse(request, error)
+            outcome = "refused" if answer is not None else "closed"
+            _log.warning("connection %d: %s: %s: %s", self.number, outcome, request.row.name, error)
+        else:
+            answer = session.finish(request, plan, results)
+        if answer is not None:
+            await self._stream.send(answer)
+
+    def _open_channel(self, fd: OwnedFd) -> None:
+        assert self._nursery is not None  # plans are only carried out inside run()
+        if self._channel is not None:
+            self._channel.close()
+        connection = self.session.connection
+        self._channel = BackendChannel(
+            fd, dialect=self._dialect, negotiated=connection.negotiated, seconds=self._seconds
+        )
+        self._nursery.start_soon(self._channel.run)
+
+    def ring_broken(self, index: int, fault: Fault, value: int) -> None:
+        """Note that a ring broke a rule."""
+        self.session.ring_broken(index)
+        _log.warning(
+            "connection %d: ring %d stopped: %s = %#x: %s",
+            self.number,
+            index,
+            fault.name,
+            value,
+            fault.rule,
+        )
+
+    def config_changed(self) -> None:
+        """Tell the front-end to read the configuration space again."""
+        message = self.session.config_changed()
+        if message is not None and self._channel is not None:
+            self._channel.post(message)
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    """Serves one device to one front-end at a time.
+
+    Attributes:
+        device: what is served.
+        endpoint: where front-ends come from.
+        dialect: of the protocol.
+        seconds: how long a message that has begun, or an answer, may take.
+        notify: called with the name and data of each event (CONNECTED, DISCONNECTED, RING_BROKEN).
+        connection: the front-end being served now.
+    """
+
+    device: Device
+    endpoint: Endpoint
+    dialect: Dialect = CURRENT
+    seconds: float = 10.0
+    notify: Callable[[str, Mapping[str, object]], None] = lambda _name, _data: None
+    connection: ServedConnection | None = None
+
+    async def run(self) -> None:
+        """Serve until there are no more front-ends. Cancellable: the current session ends cleanly.
+
+        Raises:
+            OSError: the endpoint failed.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.device.datapath.watch, self)
+            while (sock := await self.endpoint.accept()) is not None:
+                await self._serve(sock)
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, sock: trio.socket.SocketType) -> None:
+        served = ServedConnection(sock, self.device, dialect=self.dialect, seconds=self.seconds)
+        self.connection = served
+        _log.info("connection %d: front-end process %s", served.number, served.process)
+        self.notify("CONNECTED", {"connection": served.number})
+        try:
+            await served.run(self.endpoint.another_waits)
+        except Exception:  # noqa: BLE001 - our bug: the session ends, the server goes on
+            _log.exception("connection %d: ended by a bug of this program", served.number)
+        finally:
+            self.connection = None
+            self.notify("DISCONNECTED", {"connection": served.number})
+
+    def ring_broken(self, index: int, fault: Fault, value: int) -> None:
+        """Pass on that a ring broke a rule. See `DatapathEvents`."""
+        if self.connection is not None:
+            self.connection.ring_broken(index, fault, value)
+            number = self.connection.number
+            self.notify(
+                "RING_BROKEN",
+                {"connection": number, "ring": index, "rule": fault.rule, "value": value},
+            )
+
+    def config_changed(self) -> None:
+        """Pass on that the configuration changed. See `DatapathEvents`."""
+        if self.connection is not None:
+            self.connection.config_changed()
+
+
+def _peer_process(sock: trio.socket.SocketType) -> int:
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(data)[0])

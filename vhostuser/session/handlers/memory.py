@@ -1,0 +1,65 @@
+"""Handlers of the memory table. Specification: SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG.
+
+Sums, alignment and the end of the file are checked where the region is mapped; here, what concerns
+the table as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vhostuser.memory import MAX_SLOTS, same_region
+from vhostuser.session.plan import AddRegion, RemoveRegion, ReplaceMemory, settled
+from vhostuser.session.refusal import refusal
+
+if TYPE_CHECKING:
+    from protocol.vhost_user import AddMemReg, RemMemReg, SetMemTable
+    from vhostuser.devices import DeviceProfile
+    from vhostuser.fds import OwnedFd
+    from vhostuser.session.plan import Plan
+    from vhostuser.session.state import SessionState
+
+    Fds = tuple[OwnedFd, ...]
+
+
+def set_mem_table(
+    _profile: DeviceProfile, state: SessionState, request: SetMemTable, fds: Fds
+) -> Plan:
+    """Replace the whole table."""
+    if len(fds) != len(request.regions):
+        raise refusal(
+            request,
+            "nregions",
+            len(request.regions),
+            f"one fd comes with each region; {len(fds)} came",
+            "SET_MEM_TABLE",
+        )
+    step = ReplaceMemory(tuple(zip(request.regions, fds, strict=True)))
+    return settled(replace(state, regions=request.regions), step)
+
+
+def add_mem_reg(_profile: DeviceProfile, state: SessionState, request: AddMemReg, fds: Fds) -> Plan:
+    """Add one region."""
+    if len(state.regions) >= MAX_SLOTS:
+        raise refusal(
+            request, "region", len(state.regions) + 1, f"at most {MAX_SLOTS} fit", "ADD_MEM_REG"
+        )
+    after = replace(state, regions=(*state.regions, request.region))
+    return settled(after, AddRegion(request.region, fds[0]))
+
+
+def rem_mem_reg(
+    _profile: DeviceProfile, state: SessionState, request: RemMemReg, _fds: Fds
+) -> Plan:
+    """Remove the region with this gpa, uva and size. An fd may come with it; it is closed."""
+    kept = tuple(region for region in state.regions if not same_region(region, request.region))
+    if len(kept) == len(state.regions):
+        raise refusal(
+            request,
+            "region",
+            request.region.gpa,
+            "no region of the table has this guest address, user address and size",
+            "REM_MEM_REG",
+        )
+    return settled(replace(state, regions=kept), RemoveRegion(request.region))

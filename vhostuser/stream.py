@@ -1,0 +1,155 @@
+"""Exact reads with file descriptors, and bounded writes, on a connected UNIX socket.
+
+A read never crosses a message boundary: the fds that came with a header then belong to that message
+alone (reading greedily glues messages together and loses whose fd it was). Once a message has
+begun, the rest must follow within a deadline, and so must the peer's reading of an answer.
+Specification: "Communication", ancillary data.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.vhost_user import RemoteProtocolError
+from vhostuser.fds import OwnedFd
+
+if TYPE_CHECKING:
+    from protocol.vhost_user import Outgoing
+
+__all__ = ["MessageStream"]
+
+_MOST_FDS = 253
+"""What the kernel passes at most in one message (SCM_MAX_FD); room for all, so that none is cut
+off."""
+_ANCILLARY_SPACE = socket.CMSG_SPACE(_MOST_FDS * 4)
+
+
+class MessageStream:
+    """One connected socket, used by one reader and one writer at a time.
+
+    Args:
+        sock: taken over.
+        seconds: how long a message that has begun, or an answer, may take.
+    """
+
+    def __init__(self, sock: trio.socket.SocketType, *, seconds: float) -> None:
+        self._socket = sock
+        self._seconds = seconds
+
+    async def receive(self, wanted: int, *, begun: bool) -> tuple[bytes, tuple[OwnedFd, ...]]:
+        """Read exactly `wanted` bytes and the fds that ride on the first of them.
+
+        Args:
+            wanted: bytes, at least 1.
+            begun: whether this continues a message, so that the deadline already runs.
+
+        Returns:
+            The bytes and the fds, which are the caller's. Fewer bytes than wanted mean that the
+            peer closed the connection.
+
+        Raises:
+            RemoteProtocolError: the rest did not come in time, or fds came where none may.
+            OSError: the connection was reset.
+            Cancelled: fds that came with an unfinished read are closed.
+        """
+        if not begun:
+            data, fds = await self._receive_some(wanted)
+            if not data or len(data) == wanted:
+                return data, fds
+        else:
+            data, fds = b"", ()
+        try:
+            with trio.fail_after(self._seconds):
+                return await self._receive_rest(wanted, data, fds)
+        except BaseException as error:
+            for fd in fds:
+                fd.close()
+            if isinstance(error, trio.TooSlowError):
+                raise RemoteProtocolError(
+                    message="header" if not begun else "payload",
+                    field="length",
+                    value=len(data),
+                    rule=f"all {wanted} bytes must follow within {self._seconds:g} s",
+                    section="Header",
+                ) from None
+            raise
+
+    async def _receive_rest(
+        self, wanted: int, data: bytes, fds: tuple[OwnedFd, ...]
+    ) -> tuple[bytes, tuple[OwnedFd, ...]]:
+        first = not data
+        while len(data) < wanted:
+            more, late = await self._receive_some(wanted - len(data))
+            if late and not first:
+                for fd in late:
+                    fd.close()
+                raise RemoteProtocolError(
+                    message="header",
+                    field="fds",
+                    value=len(late),
+                    rule="file descriptors come with the first byte of a message",
+                    section="Communication",
+                )
+            fds += late
+            first = False
+            if not more:
+                break
+            data += more
+        return data, fds
+
+    async def _receive_some(self, most: int) -> tuple[bytes, tuple[OwnedFd, ...]]:
+        data, ancillary, flags, _ = await self._socket.recvmsg(
+            most, _ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC
+        )
+        fds = tuple(
+            OwnedFd(number)
+            for level, kind, payload in ancillary
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+            for number in array.array("i", payload[: len(payload) - len(payload) % 4])
+        )
+        if flags & socket.MSG_CTRUNC:
+            for fd in fds:
+                fd.close()
+            raise RemoteProtocolError(
+                message="header",
+                field="fds",
+                value=f"{len(fds)} arrived",
+                rule="all must fit: raise the limit of open files (ulimit -n)",
+                section="Communication",
+            )
+        return data, fds
+
+    async def send(self, outgoing: Outgoing) -> None:
+        """Write an answer or a request; its fds stay the caller's.
+
+        Raises:
+            RemoteProtocolError: the peer does not read.
+            OSError: the connection is gone.
+        """
+        try:
+            with trio.fail_after(self._seconds):
+                await self._send(outgoing)
+        except trio.TooSlowError:
+            raise RemoteProtocolError(
+                message="answer",
+                field="length",
+                value=len(outgoing.data),
+                rule=f"the peer must read answers within {self._seconds:g} s",
+                section="Communication",
+            ) from None
+
+    async def _send(self, outgoing: Outgoing) -> None:
+        numbers = array.array("i", [fd.fileno() for fd in outgoing.fds])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
+        data = memoryview(outgoing.data)
+        while data:
+            sent = await self._socket.sendmsg([data], rights)
+            data, rights = data[sent:], []
+
+    def close(self) -> None:
+        """Close the socket; a second time does nothing."""
+        self._socket.close()
