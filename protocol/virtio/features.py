@@ -1,9 +1,9 @@
 """Virtio's device-independent feature bits: numbers and masks.
 
-A number (`VirtioFeature`) and a set (`VirtioFeatures`) are different types and cannot be mixed. Bits
-that nobody has named here are kept, never dropped: 0 to 23 and 50 to 127 mean something else for each
-kind of device (see `protocol.virtio.blk`). Specification: VIRTIO 1.2, section 6 "Reserved Feature
-Bits"; vhost-user, VHOST_USER_F_PROTOCOL_FEATURES and VHOST_F_LOG_ALL.
+A number (`VirtioFeature`) and a set (`VirtioFeatures`) are different types and cannot be mixed.
+Bits that nobody has named here are kept, never dropped: 0 to 23 and 50 to 127 mean something else
+for each kind of device (see `protocol.virtio.blk`). Specification: VIRTIO 1.2, section 6 "Reserved
+Feature Bits"; vhost-user, VHOST_USER_F_PROTOCOL_FEATURES and VHOST_F_LOG_ALL.
 """
 
 from __future__ import annotations

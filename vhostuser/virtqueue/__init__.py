@@ -1,0 +1,26 @@
+"""Virtqueues, device side and driver side: the engine's, and a pure-Python twin of them."""
+
+from vhostuser.virtqueue.engine import DeviceRing, DriverRing
+from vhostuser.virtqueue.model import (
+    Buffer,
+    Chain,
+    Fault,
+    IndirectTables,
+    RingConfig,
+    RingFaultError,
+    RingState,
+    UsedRingError,
+)
+
+__all__ = [
+    "Buffer",
+    "Chain",
+    "DeviceRing",
+    "DriverRing",
+    "Fault",
+    "IndirectTables",
+    "RingConfig",
+    "RingFaultError",
+    "RingState",
+    "UsedRingError",
+]
