@@ -1,0 +1,52 @@
+"""What can go wrong for a front-end, other than the protocol errors of `protocol.vhost_user`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from protocol.vhost_user import Message
+    from protocol.virtio import BlkStatus
+
+__all__ = ["BackendClosedError", "BlockError", "FrontendError", "RequestRefusedError", "RingError"]
+
+
+class FrontendError(Exception):
+    """Base class of this package's errors."""
+
+
+class BackendClosedError(FrontendError):
+    """The back-end closed the connection; its log says why."""
+
+
+class RequestRefusedError(FrontendError):
+    """The back-end acknowledged a request with something else than 0.
+
+    Args:
+        message: the request.
+        value: what the back-end answered.
+    """
+
+    def __init__(self, message: Message, value: int) -> None:
+        name = type(message).__name__
+        super().__init__(f"{name} was refused: the back-end answered {value:#x}; its log says why")
+        self.message = message
+        self.value = value
+
+
+class RingError(FrontendError):
+    """The back-end gave up a ring, or returned something that was not asked of it."""
+
+
+class BlockError(FrontendError):
+    """A block request ended with a status other than OK.
+
+    Args:
+        what: the request, in words.
+        status: what the device said.
+    """
+
+    def __init__(self, what: str, status: BlkStatus | int) -> None:
+        name = getattr(status, "name", "unknown")
+        super().__init__(f"{what}: the device answered status {int(status)} ({name})")
+        self.status = status
