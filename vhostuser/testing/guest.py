@@ -18,6 +18,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "Guest",
@@ -26,6 +30,8 @@ __all__ = [
     "GuestTimeoutError",
     "build_initramfs",
     "disk_arguments",
+    "machine_arguments",
+    "run_qemu",
 ]
 
 _KERNEL_WORDS = (
@@ -152,6 +158,18 @@ def build_initramfs(files: GuestFiles, script: str) -> bytes:
     return archive.finish()
 
 
+def machine_arguments(*, cpus: int = 1) -> list[str]:
+    """Return the QEMU arguments of a bare machine with its serial console on standard output.
+
+    Args:
+        cpus: virtual processors.
+    """
+    return [
+        *("-accel", "tcg", "-cpu", "max", "-smp", str(cpus)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
+    ]
+
+
 def disk_arguments(
     socket: Path, *, memory_mib: int = 256, num_queues: int = 1, packed: bool = False
 ) -> list[str]:
@@ -220,8 +238,7 @@ class Guest:
     def command(self, initramfs: Path) -> list[str]:
         """Return the whole command line; the serial console is its standard output."""
         return [
-            *(self.qemu, "-accel", "tcg", "-cpu", "max", "-smp", str(self.cpus)),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
+            *(self.qemu, *machine_arguments(cpus=self.cpus)),
             *("-kernel", str(self.files.kernel), "-initrd", str(initramfs)),
             *("-append", _KERNEL_WORDS),
             *disk_arguments(
@@ -245,33 +262,47 @@ class Guest:
             GuestTimeoutError: it did not end in time.
             FileNotFoundError: there is no such QEMU program.
         """
-        if shutil.which(self.qemu) is None:
-            raise FileNotFoundError(f"{self.qemu} is not on this machine; install qemu-system-x86")
         with tempfile.TemporaryDirectory(prefix="vhostuser-guest-") as folder:
             initramfs = Path(folder) / "initramfs"
             initramfs.write_bytes(build_initramfs(self.files, self.script))
-            started = time.monotonic()
-            with subprocess.Popen(
-                self.command(initramfs),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            ) as process:
-                try:
-                    console, complaints = process.communicate(timeout=seconds)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    console, _ = process.communicate()
-                    raise GuestTimeoutError(seconds, _text(console)) from None
-                except BaseException:
-                    process.kill()
-                    raise
-            return GuestRun(
-                console=_text(console),
-                exit_status=process.returncode,
-                seconds=time.monotonic() - started,
-                complaints=_text(complaints),
-            )
+            return run_qemu(self.command(initramfs), seconds=seconds)
+
+
+def run_qemu(command: Sequence[str], *, seconds: float) -> GuestRun:
+    """Run a QEMU whose serial console is its standard output, to its end. Blocks.
+
+    Args:
+        command: program and arguments.
+        seconds: how long it may take before it is killed.
+
+    Returns:
+        What it printed and how it ended.
+
+    Raises:
+        GuestTimeoutError: it did not end in time.
+        FileNotFoundError: there is no such program.
+    """
+    if shutil.which(command[0]) is None:
+        raise FileNotFoundError(f"{command[0]} is not on this machine; install qemu-system-x86")
+    started = time.monotonic()
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            console, complaints = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            console, _ = process.communicate()
+            raise GuestTimeoutError(seconds, _text(console)) from None
+        except BaseException:
+            process.kill()
+            raise
+    return GuestRun(
+        console=_text(console),
+        exit_status=process.returncode,
+        seconds=time.monotonic() - started,
+        complaints=_text(complaints),
+    )
 
 
 def _text(console: bytes) -> str:

@@ -1,0 +1,176 @@
+"""Our back-end as a process, and the peers that talk to it.
+
+The back-end is what a user starts: `python -m vhostuser blk …`. Every test ends it with SIGTERM and
+expects status 0, no warning and no traceback: real peers send nothing that deserves one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from parts.require import require
+
+from vhostuser.testing.guest import GuestFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_HERE = Path(__file__).parent
+_START_SECONDS = 30
+# The promise is one second; the rest is for a machine that is busy with other tests.
+_END_SECONDS = 5
+
+
+@dataclass(kw_only=True)
+class Backend:
+    """A running back-end."""
+
+    process: subprocess.Popen[str]
+    socket: Path
+    control: Path
+    lines: list[str] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
+    ended: bool = False
+
+    def read_log(self) -> None:
+        """Collect what it logs until it ends; runs in a thread."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self.news:
+                self.lines.append(line)
+                self.news.notify_all()
+        with self.news:
+            self.ended = True
+            self.news.notify_all()
+
+    @property
+    def log(self) -> str:
+        with self.news:
+            return "".join(self.lines)
+
+    def wait_for_log(self, text: str) -> None:
+        """Wait until a log line holds `text`; fail when it ends or stays silent."""
+        with self.news:
+            self.news.wait_for(
+                lambda: self.ended or any(text in line for line in self.lines), _START_SECONDS
+            )
+        assert text in self.log, f"the back-end did not log {text!r} but:\n{self.log}"
+
+    def terminate(self) -> None:
+        """End it as a user would, and hold it to its promises."""
+        self.process.send_signal(signal.SIGTERM)
+        self.expect_end()
+
+    def expect_end(self) -> None:
+        assert self.process.wait(_END_SECONDS) == 0, self.log
+        with self.news:
+            self.news.wait_for(lambda: self.ended, _END_SECONDS)
+        for word in ("Traceback", "WARNING", "ERROR", "CRITICAL", "ResourceWarning"):
+            assert word not in self.log, self.log
+        assert not self.socket.exists(), "the socket's path is removed at the end"
+
+
+class StartBackend(Protocol):
+    """Starts `vhostuser blk` with further arguments, listening on a socket of its own."""
+
+    def __call__(self, *arguments: object) -> Backend: ...
+
+
+@pytest.fixture
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartBackend]:
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: object) -> Backend:
+            folder = tmp_path_factory.mktemp("s")  # short: a socket's path holds 107 bytes
+            socket, control = folder / "blk", folder / "control"
+            command = [sys.executable, "-X", "dev", "-m", "vhostuser", "blk"]
+            command += ["--socket-path", str(socket), "--control", str(control)]
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*command, *map(str, arguments)],
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            started = Backend(process=process, socket=socket, control=control)
+            reader = threading.Thread(target=started.read_log)
+            reader.start()
+            stack.callback(reader.join)
+            stack.callback(process.kill)
+            started.wait_for_log("serving a ")
+            stack.callback(_end, started)
+            return started
+
+        yield start
+
+
+def _end(backend: Backend) -> None:
+    if backend.process.returncode is None:
+        backend.terminate()
+
+
+@pytest.fixture(params=["qemu-7", "qemu-10"])
+def qemu(request: pytest.FixtureRequest) -> str:
+    """The program of each QEMU that is to work with us."""
+    return str(require(request.param) / "qemu-system-x86_64")
+
+
+@pytest.fixture
+def guest_files() -> GuestFiles:
+    return GuestFiles.in_folder(require("guest"))
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    found = shutil.which("gcc")
+    assert found is not None, "gcc is not on this machine; `make build` installs it"
+    return found
+
+
+@pytest.fixture(scope="session")
+def blkio_verify(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our client on top of libblkio, compiled."""
+    libblkio = require("libblkio")
+    program = tmp_path_factory.mktemp("blkio") / "blkio_verify"
+    flags = ["-std=c17", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{libblkio}/include"]
+    libraries = [f"-L{libblkio}/lib", "-lblkio", f"-Wl,-rpath,{libblkio}/lib"]
+    source = _HERE / "blkio_verify.c"
+    command = [compiler, *flags, "-o", str(program), str(source), *libraries]
+    subprocess.run(command, check=True)
+    return program
+
+
+@pytest.fixture(scope="session")
+def boot_sector(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The boot sector of boot_sector.S, assembled: 512 bytes."""
+    out = tmp_path_factory.mktemp("boot") / "sector"
+    layout = "-Wl,-Ttext=0x7c00,--oformat=binary,-N,--build-id=none"
+    source = _HERE / "boot_sector.S"
+    subprocess.run([compiler, "-m32", "-nostdlib", layout, "-o", out, source], check=True)
+    sector = out.read_bytes()
+    assert len(sector) == 512
+    return sector
+
+
+@pytest.fixture
+def verify(blkio_verify: Path) -> Callable[..., str]:
+    """Runs the libblkio client on a back-end; returns what it printed when all was right."""
+
+    def run(backend: Backend, mode: str, *, queues: int = 1, mib: int = 16) -> str:
+        command = [str(blkio_verify), str(backend.socket), mode, str(queues), str(mib << 20)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"{done.stderr}\n{backend.log}"
+        return done.stdout
+
+    return run
