@@ -10,9 +10,6 @@ from protocol.addresses import (
 )
 from protocol.vhost_user.connection import (
     Connection,
-    Reply,
-    Request,
-    Role,
 )
 from protocol.vhost_user.describe import (
     describe,
@@ -30,6 +27,11 @@ from protocol.vhost_user.errors import (
     LocalProtocolError,
     ProtocolError,
     RemoteProtocolError,
+)
+from protocol.vhost_user.exchange import (
+    Reply,
+    Request,
+    Role,
 )
 from protocol.vhost_user.features import (
     DEPENDENCIES,
@@ -125,6 +127,12 @@ from protocol.vhost_user.messages import (
     VringState,
     VringVfioGroup,
 )
+from protocol.vhost_user.rows import (
+    Channel,
+    MessageRow,
+    ReplyKind,
+    ReplyRule,
+)
 from protocol.vhost_user.states import (
     ConnectionState,
     DeviceRun,
@@ -138,10 +146,6 @@ from protocol.vhost_user.table import (
     ACK,
     BACK_END_ROWS,
     FRONT_END_ROWS,
-    Channel,
-    MessageRow,
-    ReplyKind,
-    ReplyRule,
 )
 
 __all__ = [

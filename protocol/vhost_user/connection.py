@@ -9,14 +9,13 @@ What a message means is the session's business. Specification: vhost-user, "Comm
 
 from __future__ import annotations
 
-import enum
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol.vhost_user import messages as m
 from protocol.vhost_user.dialect import CURRENT
 from protocol.vhost_user.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from protocol.vhost_user.exchange import Incoming, Pending, Reply, Request, Role
 from protocol.vhost_user.features import Negotiated, ProtocolFeature
 from protocol.vhost_user.framing import HEADER_SIZE, REPLY_FLAGS, SECTION, Header, frame
 from protocol.vhost_user.legality import (
@@ -29,6 +28,7 @@ from protocol.vhost_user.legality import (
     require_matching,
     require_unlocked,
 )
+from protocol.vhost_user.rows import Channel, MessageRow, ReplyRule
 from protocol.vhost_user.states import (
     CONNECTION,
     ConnectionEvent,
@@ -36,7 +36,7 @@ from protocol.vhost_user.states import (
     DeviceTracker,
     RingEvent,
 )
-from protocol.vhost_user.table import ACK, Channel, MessageRow, ReplyRule
+from protocol.vhost_user.table import ACK
 from protocol.virtio.features import VirtioFeatures
 
 if TYPE_CHECKING:
@@ -46,70 +46,9 @@ if TYPE_CHECKING:
     from protocol.vhost_user.framing import Closeable, Outgoing
     from protocol.vhost_user.states import DeviceRun, Postcopy, RingState
 
-__all__ = ["Connection", "Reply", "Request", "Role"]
+__all__ = ["Connection"]
 
 _DEFAULT_LIMITS = Limits()
-
-
-class Role(enum.Enum):
-    """Which side of the connection we are."""
-
-    FRONT_END = "front-end"
-    BACK_END = "back-end"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Request:
-    """A request of the peer that broke no rule of the protocol.
-
-    Attributes:
-        message: The typed message.
-        fds: The descriptors that came along; they are the receiver's now.
-        need_reply: Whether the peer asked for an acknowledgement.
-        row: The message's row.
-        ack: Whether an acknowledgement will be sent: asked for, and REPLY_ACK negotiated before.
-    """
-
-    message: m.Message
-    fds: tuple[Closeable, ...]
-    need_reply: bool
-    row: MessageRow
-    ack: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """The peer's answer to one of our requests.
-
-    Attributes:
-        request_message: Our request.
-        message: The answer; U64 with 0 for success if it is an acknowledgement.
-        fds: The descriptors that came along; they are the receiver's now.
-    """
-
-    request_message: m.Message
-    message: m.Message
-    fds: tuple[Closeable, ...]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Incoming:
-    """A message of which the header has arrived."""
-
-    header: Header
-    fds: tuple[Closeable, ...]
-    row: MessageRow | None = None
-    message: m.Message | None = None
-    problem: LocalProtocolError | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pending:
-    """A request of ours that waits for its answer."""
-
-    row: MessageRow
-    message: m.Message
-    rule: ReplyRule
 
 
 class Connection:
@@ -140,9 +79,9 @@ class Connection:
         self._asks = role.value == channel.value
         self._state = ConnectionState.IDLE
         self._tracker = DeviceTracker()
-        self._incoming: _Incoming | None = None
+        self._incoming: Incoming | None = None
         self._current: Request | None = None
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[Pending] = deque()
 
     def __repr__(self) -> str:
         return (
@@ -254,7 +193,7 @@ class Connection:
         except LocalProtocolError as error:
             _close_all(fds)
             raise _fatal(error) from error
-        incoming = self._incoming = _Incoming(header=header, fds=fds)
+        incoming = self._incoming = Incoming(header=header, fds=fds)
         if header.size > self.limits.payload:
             raise FatalProtocolError(
                 f"a payload has at most {self.limits.payload} bytes",
@@ -270,7 +209,7 @@ class Connection:
             return None
         return self._complete(incoming, b"")
 
-    def _check_request_header(self, incoming: _Incoming) -> None:
+    def _check_request_header(self, incoming: Incoming) -> None:
         header = incoming.header
         row = incoming.row = self.dialect.row(self.channel, header.number)
         if header.is_reply:
@@ -284,7 +223,7 @@ class Connection:
                 raise
             incoming.problem = problem
 
-    def _check_known(self, row: MessageRow | None, incoming: _Incoming) -> None:
+    def _check_known(self, row: MessageRow | None, incoming: Incoming) -> None:
         header = incoming.header
         if row is None:
             raise LocalProtocolError(
@@ -301,7 +240,7 @@ class Connection:
                 value=len(incoming.fds),
             )
 
-    def _check_reply_header(self, incoming: _Incoming) -> None:
+    def _check_reply_header(self, incoming: Incoming) -> None:
         header = incoming.header
         if not self._pending:
             raise LocalProtocolError(
@@ -323,7 +262,7 @@ class Connection:
         _require_size(header.size, layout.accepts(header.size), layout.size_rule)
 
     def _take_payload(
-        self, incoming: _Incoming, data: bytes, fds: Sequence[Closeable]
+        self, incoming: Incoming, data: bytes, fds: Sequence[Closeable]
     ) -> Request | Reply:
         if fds:
             _close_all(fds)
@@ -336,12 +275,12 @@ class Connection:
             raise incoming.problem
         return self._complete(incoming, data)
 
-    def _complete(self, incoming: _Incoming, data: bytes) -> Request | Reply:
+    def _complete(self, incoming: Incoming, data: bytes) -> Request | Reply:
         if self._asks:
             return self._complete_reply(incoming, data)
         return self._complete_request(incoming, data)
 
-    def _complete_request(self, incoming: _Incoming, data: bytes) -> Request:
+    def _complete_request(self, incoming: Incoming, data: bytes) -> Request:
         row = incoming.row
         if row is None:  # pragma: no cover - an unknown number was rejected with the header
             raise FatalProtocolError("a number of the message table", field="request")
@@ -364,7 +303,7 @@ class Connection:
         )
         return self._current
 
-    def _complete_reply(self, incoming: _Incoming, data: bytes) -> Reply:
+    def _complete_reply(self, incoming: Incoming, data: bytes) -> Reply:
         pending = self._pending[0]
         rule = pending.rule
         message = rule.message.from_fields(rule.payload.parse(data))
@@ -394,7 +333,7 @@ class Connection:
         remote.answer = answer
         return remote
 
-    def _failure_of(self, incoming: _Incoming) -> Outgoing | None:
+    def _failure_of(self, incoming: Incoming) -> Outgoing | None:
         ack = self._ack_asked(incoming.header)
         if incoming.row is None:
             return frame(incoming.header.number, _NACK, reply=True) if ack else None
@@ -548,7 +487,7 @@ class Connection:
         if rule is None:
             self._commit(row, message)
         else:
-            self._pending.append(_Pending(row=row, message=message, rule=rule))
+            self._pending.append(Pending(row=row, message=message, rule=rule))
         return frame(row.number, payload, need_reply=need_reply, fds=tuple(fds))
 
     def _check_request(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, final
 from protocol.vhost_user import formats as f
 from protocol.vhost_user import messages as m
 from protocol.vhost_user.features import ProtocolFeature, Rfc1Feature, Rfc2Feature
-from protocol.vhost_user.table import BACK_END_ROWS, FRONT_END_ROWS, Channel, MessageRow
+from protocol.vhost_user.rows import Channel, MessageRow
+from protocol.vhost_user.table import BACK_END_ROWS, FRONT_END_ROWS
 from protocol.virtio.features import VirtioFeature
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from protocol.vhost_user import messages as m
 from protocol.vhost_user.errors import LocalProtocolError
 from protocol.vhost_user.features import DEPENDENCIES, Negotiated, ProtocolFeature
+from protocol.vhost_user.rows import MessageRow, ReplyKind, ReplyRule
 from protocol.vhost_user.states import Postcopy, RingEvent
-from protocol.vhost_user.table import ACK, MessageRow, ReplyKind, ReplyRule
+from protocol.vhost_user.table import ACK
 
 if TYPE_CHECKING:
     from protocol.vhost_user.features import Feature
