@@ -142,18 +142,21 @@ struct vhu_buffer {
 
 struct vhu_driver_config {
     struct vhu_ring_config ring;
-    uint16_t indirect_entries; /* entries of each indirect table, 0: never indirect */
+    uint16_t indirect_entries; /* entries of each indirect table, 0: no tables */
     uint64_t indirect_address; /* GPA of `num` tables of that size, one for each slot ... */
     void *indirect;            /* ... and where they lie here */
 };
 
 int vhu_driver_create(const struct vhu_driver_config *config, struct vhu_driver **ret);
 void vhu_driver_destroy(struct vhu_driver *driver);
-/* Put a chain (readable buffers first) into the ring, `ret` its id. -ENOSPC: no room now. */
-int vhu_driver_add(struct vhu_driver *driver, const struct vhu_buffer *buffers, uint32_t count, uint16_t *ret);
+/* Put a chain (readable buffers first) into the ring, by an indirect table or not, `ret` its id.
+ * -ENOSPC: no room now; -EINVAL: no buffer, wrong order, more than the ring or the table can ever hold,
+ * or indirect without the feature or tables. */
+int vhu_driver_add(struct vhu_driver *driver, const struct vhu_buffer *buffers, uint32_t count,
+                   bool indirect, uint16_t *ret);
 /* Make added chains visible. True: the device wants a kick. */
 bool vhu_driver_publish(struct vhu_driver *driver);
-/* 1: a used chain; 0: none; -EPROTO: the device returned an id that is not in flight. */
+/* 1: a used chain; 0: none; -EPROTO: the device returned an id that is not in flight; it stays so. */
 int vhu_driver_pop(struct vhu_driver *driver, uint16_t *id, uint32_t *written);
 bool vhu_driver_call_enable(struct vhu_driver *driver);
 void vhu_driver_call_disable(struct vhu_driver *driver);

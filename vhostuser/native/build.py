@@ -1,0 +1,41 @@
+"""Build script of the engine's cffi module, API mode, stable ABI.
+
+setup.py names the `ffi` object below. The declarations are those of the one public header, from its
+marker line on; nothing is declared twice, and the compiler checks all of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cffi
+
+_NATIVE = Path(__file__).resolve().parent
+_ROOT = _NATIVE.parents[1]
+_MARKER = "/* cffi reads from here */"
+_IOVEC = "struct iovec { void *iov_base; size_t iov_len; };"
+
+
+def _declarations() -> str:
+    """Return what cffi shall know: the public header behind its marker, without the guard's end."""
+    header = (_NATIVE / "include" / "vhu.h").read_text(encoding="utf-8")
+    return _IOVEC + header.partition(_MARKER)[2].rpartition("#endif")[0]
+
+
+def _relative(path: Path) -> str:
+    """Return `path` as setuptools wants it: relative to the project."""
+    return str(path.relative_to(_ROOT))
+
+
+ffi = cffi.FFI()
+ffi.cdef(_declarations())
+ffi.set_source(
+    "vhostuser.native._engine",
+    '#include "vhu.h"',
+    sources=sorted(_relative(path) for path in (_NATIVE / "src").glob("*.c")),
+    depends=sorted(_relative(path) for path in _NATIVE.rglob("*.h")),
+    include_dirs=[_relative(_NATIVE / "include"), _relative(_NATIVE / "src")],
+    extra_compile_args=["-std=gnu17", "-O2", "-Wall", "-Wextra", "-pthread"],
+    extra_link_args=["-pthread"],
+    py_limited_api=True,
+)
