@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import array
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -143,7 +143,7 @@ class MessageStream:
             ) from None
 
     async def _send(self, outgoing: Outgoing) -> None:
-        numbers = array.array("i", [fd.fileno() for fd in outgoing.fds])
+        numbers = array.array("i", [cast("OwnedFd", fd).fileno() for fd in outgoing.fds])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
         data = memoryview(outgoing.data)
         while data:

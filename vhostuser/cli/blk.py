@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from vhostuser.cli.command import Command, parse_size
-from vhostuser.devices import BlkDevice, BlkOptions, memory_store, null_store, open_store
+from vhostuser.devices import (
+    BlkDevice,
+    BlkOptions,
+    default_store,
+    memory_store,
+    null_store,
+    open_store,
+)
 from vhostuser.errors import UsageError
 from vhostuser.monitor import Monitor
 from vhostuser.server import (
@@ -134,7 +141,8 @@ def _store(options: argparse.Namespace) -> Store:
         return memory_store(options.memory, read_only=options.read_only)
     if options.blk_file is not None:
         return open_store(options.blk_file, read_only=options.read_only, direct=options.direct)
-    raise UsageError("which disk? Give --blk-file FILE, --memory SIZE or --null SIZE")
+    _log.info("no disk was named: serving the built-in one (--blk-file FILE serves an image)")
+    return default_store()
 
 
 def _endpoint(options: argparse.Namespace) -> Endpoint:

@@ -9,13 +9,23 @@ from vhostuser.devices.blk import (
     null_store,
     open_store,
 )
+from vhostuser.devices.default_disk import (
+    DEFAULT_SECTORS,
+    GREETING,
+    default_sector,
+    default_store,
+)
 
 __all__ = [
+    "DEFAULT_SECTORS",
+    "GREETING",
     "BlkDevice",
     "BlkOptions",
     "Device",
     "DeviceProfile",
     "Store",
+    "default_sector",
+    "default_store",
     "memory_store",
     "null_store",
     "open_store",

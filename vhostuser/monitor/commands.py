@@ -15,11 +15,11 @@ from vhostuser.monitor.qmp import CommandError
 
 if TYPE_CHECKING:
     import enum
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from vhostuser.server import ServedConnection, Server
 
-    Answer = Mapping[str, object] | list[Mapping[str, object]]
+    Answer = Mapping[str, object] | Sequence[Mapping[str, object]]
 
 __all__ = ["COMMANDS", "execute"]
 

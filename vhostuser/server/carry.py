@@ -58,8 +58,10 @@ class Carrier:
         Raises:
             OSError: the first step failed; nothing has changed.
         """
+        results: list[Result] = []
         with trio.CancelScope(shield=True):
-            return [await self._step(step) for step in plan.steps]
+            results.extend([await self._step(step) for step in plan.steps])
+        return results
 
     async def _step(self, step: Step) -> Result:
         datapath = self._device.datapath

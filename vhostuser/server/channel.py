@@ -84,7 +84,7 @@ class BackendChannel:
             while wanted := self._connection.wanted:
                 data, fds = await self._stream.receive(wanted, begun=begun)
                 if len(data) < wanted:
-                    self._connection.receive_eof()
+                    self._connection.receive_eof(len(data))
                     return
                 begun = self._connection.receive(data, fds) is None
         except (OSError, RemoteProtocolError) as error:

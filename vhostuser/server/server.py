@@ -23,7 +23,7 @@ from vhostuser.session import Session
 from vhostuser.stream import MessageStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from protocol.vhost_user import Dialect, Request
     from vhostuser.devices import Device
@@ -70,7 +70,7 @@ class ServedConnection:
         self._channel: BackendChannel | None = None
         self._nursery: trio.Nursery | None = None
 
-    async def run(self, another_waits: Callable[[], object]) -> None:
+    async def run(self, another_waits: Callable[[], Awaitable[None]]) -> None:
         """Serve until the front-end leaves or must be left.
 
         Args:
@@ -88,7 +88,7 @@ class ServedConnection:
             self._stream.close()
             await self.carrier.leave()
 
-    async def _note_waiting(self, another_waits: Callable[[], object]) -> None:
+    async def _note_waiting(self, another_waits: Callable[[], Awaitable[None]]) -> None:
         await another_waits()
         _log.info(
             "connection %d: another front-end waits until this one leaves the device", self.number
@@ -103,24 +103,14 @@ class ServedConnection:
                 if len(data) < wanted:
                     for fd in fds:
                         fd.close()
-                    self._eof(len(data), wanted)
+                    connection.receive_eof(len(data))
+                    _log.info("connection %d: the front-end left", self.number)
                     return
                 begun = await self._received(data, fds)
         except RemoteProtocolError as error:
             _log.warning("connection %d: closed: %s", self.number, error)
         except ConnectionError as error:
             _log.info("connection %d: the front-end is gone: %s", self.number, error)
-
-    def _eof(self, got: int, wanted: int) -> None:
-        """Note the end of the stream, also in the middle of a message."""
-        connection = self.session.connection
-        if got:
-            rule = f"the stream ended {wanted - got} bytes early"
-            raise RemoteProtocolError(
-                message="header", field="length", value=got, rule=rule, section="Header"
-            )
-        connection.receive_eof()
-        _log.info("connection %d: the front-end left", self.number)
 
     async def _received(self, data: bytes, fds: tuple[OwnedFd, ...]) -> bool:
         """Handle what came; return whether a message has begun and its rest must follow."""

@@ -1,29 +1,21 @@
-"""Words for a request that is well-formed but that this session cannot accept."""
+"""Why a request that is well-formed cannot be accepted by this session."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from protocol.vhost_user import RemoteProtocolError
-
-if TYPE_CHECKING:
-    from protocol.vhost_user import Message
-
-__all__ = ["refusal"]
+__all__ = ["Refusal"]
 
 
-def refusal(
-    message: Message, field: str, value: object, rule: str, section: str
-) -> RemoteProtocolError:
-    """Make the error that refuses a request.
+class Refusal(Exception):  # noqa: N818 - it is an answer, and becomes a RemoteProtocolError
+    """A handler's "no"; the session adds the message and the specification's section.
 
     Args:
-        message: the request.
-        field: the part of it that is not acceptable.
+        field: the part of the request that is not acceptable.
         value: what it held.
         rule: what the specification, or this device, demands instead.
-        section: where the specification says so.
     """
-    return RemoteProtocolError(
-        rule, message=type(message).__name__, field=field, value=value, section=section
-    )
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        super().__init__(rule)
+        self.field = field
+        self.value = value
+        self.rule = rule

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user import ConfigChange, ProtocolFeatures
+from protocol.vhost_user import ConfigChange, ProtocolFeatures, RemoteProtocolError
 from vhostuser.session.handlers import HANDLERS
-from vhostuser.session.refusal import refusal
+from vhostuser.session.refusal import Refusal
 from vhostuser.session.state import SessionState, Vring
 
 if TYPE_CHECKING:
@@ -45,15 +45,22 @@ class Session:
         Raises:
             RemoteProtocolError: it cannot be accepted; pass the error to `refuse`.
         """
+        try:
+            return self._plan(request)
+        except Refusal as refusal:
+            raise RemoteProtocolError(
+                refusal.rule,
+                message=request.row.name,
+                field=refusal.field,
+                value=refusal.value,
+                section=request.row.section,
+            ) from None
+
+    def _plan(self, request: Request) -> Plan:
         handler = HANDLERS.get(type(request.message))
         if handler is None:
-            raise refusal(
-                request.message,
-                "request",
-                request.row.number,
-                f"a {self.profile.kind} device does not serve it",
-                request.row.section,
-            )
+            rule = f"a {self.profile.kind} device does not serve this message"
+            raise Refusal("request", request.row.number, rule)
         return handler(self.profile, self.state, request.message, request.fds)
 
     def finish(self, request: Request, plan: Plan, results: Sequence[Result]) -> Outgoing | None:

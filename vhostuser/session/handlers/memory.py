@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vhostuser.memory import MAX_SLOTS, same_region
 from vhostuser.session.plan import AddRegion, RemoveRegion, ReplaceMemory, settled
-from vhostuser.session.refusal import refusal
+from vhostuser.session.refusal import Refusal
 
 if TYPE_CHECKING:
     from protocol.vhost_user import AddMemReg, RemMemReg, SetMemTable
@@ -28,12 +28,8 @@ def set_mem_table(
 ) -> Plan:
     """Replace the whole table."""
     if len(fds) != len(request.regions):
-        raise refusal(
-            request,
-            "nregions",
-            len(request.regions),
-            f"one fd comes with each region; {len(fds)} came",
-            "SET_MEM_TABLE",
+        raise Refusal(
+            "nregions", len(request.regions), f"one fd comes with each region; {len(fds)} came"
         )
     step = ReplaceMemory(tuple(zip(request.regions, fds, strict=True)))
     return settled(replace(state, regions=request.regions), step)
@@ -42,9 +38,7 @@ def set_mem_table(
 def add_mem_reg(_profile: DeviceProfile, state: SessionState, request: AddMemReg, fds: Fds) -> Plan:
     """Add one region."""
     if len(state.regions) >= MAX_SLOTS:
-        raise refusal(
-            request, "region", len(state.regions) + 1, f"at most {MAX_SLOTS} fit", "ADD_MEM_REG"
-        )
+        raise Refusal("region", len(state.regions) + 1, f"at most {MAX_SLOTS} fit")
     after = replace(state, regions=(*state.regions, request.region))
     return settled(after, AddRegion(request.region, fds[0]))
 
@@ -55,11 +49,9 @@ def rem_mem_reg(
     """Remove the region with this gpa, uva and size. An fd may come with it; it is closed."""
     kept = tuple(region for region in state.regions if not same_region(region, request.region))
     if len(kept) == len(state.regions):
-        raise refusal(
-            request,
+        raise Refusal(
             "region",
             request.region.gpa,
             "no region of the table has this guest address, user address and size",
-            "REM_MEM_REG",
         )
     return settled(replace(state, regions=kept), RemoveRegion(request.region))

@@ -1,7 +1,7 @@
 """Handlers of what is agreed on before rings run: features, owner, status, configuration, channel.
 
 Each takes the device's profile, the session's state and the request, and returns a plan or raises
-RemoteProtocolError. None of them changes anything.
+Refusal. None of them changes anything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vhostuser.session.plan import (
     StopRing,
     settled,
 )
-from vhostuser.session.refusal import refusal
+from vhostuser.session.refusal import Refusal
 from vhostuser.session.state import Vring
 
 if TYPE_CHECKING:
@@ -74,21 +74,13 @@ def set_features(
     """Take the accepted features. It may come again while rings run, which it must not disturb."""
     unknown = request.features & ~profile.features
     if unknown:
-        raise refusal(
-            request,
-            "features",
-            int(request.features),
-            f"bits {int(unknown):#x} were not offered",
-            "SET_FEATURES",
-        )
+        raise Refusal("features", int(request.features), f"bits {int(unknown):#x} were not offered")
     running = any(vring.started for vring in state.vrings)
     if running and (request.features ^ state.features) & _RING_FORMAT:
-        raise refusal(
-            request,
+        raise Refusal(
             "features",
             int(request.features),
             "the format of rings cannot change while one runs: stop it with GET_VRING_BASE first",
-            "SET_FEATURES",
         )
     after = replace(state, features=request.features)
     if VirtioFeatures.PROTOCOL_FEATURES in request.features:
@@ -112,13 +104,7 @@ def set_protocol_features(
     """Take the accepted protocol features."""
     unknown = request.features & ~profile.protocol_features
     if unknown:
-        raise refusal(
-            request,
-            "features",
-            int(request.features),
-            f"bits {int(unknown):#x} were not offered",
-            "SET_PROTOCOL_FEATURES",
-        )
+        raise Refusal("features", int(request.features), f"bits {int(unknown):#x} were not offered")
     return settled(replace(state, protocol_features=request.features))
 
 
@@ -183,9 +169,7 @@ def get_config(_profile: DeviceProfile, state: SessionState, request: GetConfig,
     """Read the configuration space."""
     end = request.offset + request.size
     if end > _CONFIG_SPACE:
-        raise refusal(
-            request, "offset + size", end, f"the space has {_CONFIG_SPACE} bytes", "GET_CONFIG"
-        )
+        raise Refusal("offset + size", end, f"the space has {_CONFIG_SPACE} bytes")
 
     def settle(results: Sequence[Result]) -> tuple[SessionState, Message]:
         (data,) = results
@@ -199,9 +183,7 @@ def set_config(
     _profile: DeviceProfile, _state: SessionState, request: SetConfig, _fds: Fds
 ) -> Plan:
     """Refuse: no device here has a field that the driver may write."""
-    raise refusal(
-        request, "offset", request.offset, "no configuration field is writable", "SET_CONFIG"
-    )
+    raise Refusal("offset", request.offset, "no configuration field is writable")
 
 
 def set_backend_req_fd(

@@ -13,7 +13,7 @@ from protocol.vhost_user import VringState
 from vhostuser.datapath import RingFd, RingStart, StopMode
 from vhostuser.fds import FdKind, kind_of
 from vhostuser.session.plan import EnableRing, Plan, SetRingFd, StartRing, StopRing, settled
-from vhostuser.session.refusal import refusal
+from vhostuser.session.refusal import Refusal
 from vhostuser.session.state import base_to_position, position_to_base
 from vhostuser.virtqueue import RingState
 
@@ -44,12 +44,10 @@ _LARGEST_INDEX = 0xFFFF
 def set_num(profile: DeviceProfile, state: SessionState, request: SetVringNum, _fds: Fds) -> Plan:
     """Set a ring's size."""
     if not 0 < request.num <= profile.queue_size:
-        raise refusal(
-            request,
+        raise Refusal(
             "num",
             request.num,
             f"a ring has 1 to {profile.queue_size} descriptors (raise it with --queue-size)",
-            "SET_VRING_NUM",
         )
     vring = replace(state.vrings[request.index], num=request.num)
     return settled(state.with_vring(request.index, vring))
@@ -66,9 +64,7 @@ def set_addr(
     for name, alignment in alignments:
         address = getattr(request, name)
         if address % alignment:
-            raise refusal(
-                request, name, address, f"must be a multiple of {alignment}", "SET_VRING_ADDR"
-            )
+            raise Refusal(name, address, f"must be a multiple of {alignment}")
     if vring.started:
         # Legal for switching the log of the used ring; a move of a live ring is not.
         before = vring.addresses
@@ -77,12 +73,10 @@ def set_addr(
             request.avail,
             request.used,
         ):
-            raise refusal(
-                request,
+            raise Refusal(
                 "desc",
                 request.desc,
                 "a started ring cannot move: stop it with GET_VRING_BASE first",
-                "SET_VRING_ADDR",
             )
     return settled(state.with_vring(request.index, replace(vring, addresses=request)))
 
@@ -92,9 +86,7 @@ def set_base(
 ) -> Plan:
     """Set where a ring goes on."""
     if not state.packed and request.base > _LARGEST_INDEX:
-        raise refusal(
-            request, "base", request.base, "a split ring's index has 16 bits", "SET_VRING_BASE"
-        )
+        raise Refusal("base", request.base, "a split ring's index has 16 bits")
     vring = replace(state.vrings[request.index], base=request.base)
     return settled(state.with_vring(request.index, vring))
 
@@ -134,13 +126,9 @@ def set_kick(_profile: DeviceProfile, state: SessionState, request: SetVringKick
         return settled(state, SetRingFd(request.index, RingFd.KICK, kick))
     if vring.num == 0 or vring.addresses is None:
         missing = "SET_VRING_NUM" if vring.num == 0 else "SET_VRING_ADDR"
-        raise refusal(
-            request, "index", request.index, f"a ring starts only after {missing}", "Ring states"
-        )
+        raise Refusal("index", request.index, f"a ring starts only after {missing}")
     if not state.packed and vring.num & (vring.num - 1):
-        raise refusal(
-            request, "num", vring.num, "the size of a split ring is a power of two", "Ring states"
-        )
+        raise Refusal("num", vring.num, "the size of a split ring is a power of two")
     start = RingStart(
         features=state.features,
         num=vring.num,
@@ -169,7 +157,7 @@ def _notifier(request: SetVringKick | SetVringCall | SetVringErr, fds: Fds) -> O
         return None
     kind = kind_of(fds[0])
     if kind not in {FdKind.EVENTFD, FdKind.PIPE}:
-        raise refusal(request, "fd", kind.value, "must be an eventfd or a pipe", "SET_VRING_KICK")
+        raise Refusal("fd", kind.value, "must be an eventfd or a pipe")
     return fds[0]
 
 
@@ -178,7 +166,7 @@ def set_enable(
 ) -> Plan:
     """Let a ring be served or not. Legal for rings never set up, and before SET_FEATURES."""
     if request.enable not in {0, 1}:
-        raise refusal(request, "num", request.enable, "must be 0 or 1", "SET_VRING_ENABLE")
+        raise Refusal("num", request.enable, "must be 0 or 1")
     enabled = request.enable == 1
     vring = replace(state.vrings[request.index], enabled=enabled)
     step = EnableRing(request.index, enabled=enabled)

@@ -1,0 +1,163 @@
+"""A data path and a device that only remember what they were asked to do.
+
+With them a server or a session is driven without an engine thread: what would have happened is a
+list of calls, and a failure is asked for by setting `fail`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.vhost_user import ProtocolFeatures
+from protocol.virtio import VirtioFeatures
+from vhostuser.datapath import Capabilities, RingActual, RingStatistics, StopMode
+from vhostuser.devices import DeviceProfile
+from vhostuser.fds import OwnedFd
+from vhostuser.virtqueue import RingState
+
+if TYPE_CHECKING:
+    from vhostuser.datapath import DatapathEvents, RingFd, RingStart
+    from vhostuser.memory import Snapshot
+
+__all__ = ["FakeDatapath", "FakeDevice", "fake_profile"]
+
+_NOTHING = RingStatistics(
+    actual=RingActual.STOPPED,
+    fault=None,
+    requests=0,
+    errors=0,
+    bytes_read=0,
+    bytes_written=0,
+    kicks=0,
+    calls=0,
+    calls_suppressed=0,
+)
+
+
+def fake_profile(*, queues: int = 2, queue_size: int = 256) -> DeviceProfile:
+    """Return what a `FakeDevice` offers.
+
+    Args:
+        queues: number of rings.
+        queue_size: largest ring size, in descriptors.
+    """
+    return DeviceProfile(
+        kind="fake",
+        queues=queues,
+        queue_size=queue_size,
+        features=VirtioFeatures.VERSION_1
+        | VirtioFeatures.RING_PACKED
+        | VirtioFeatures.PROTOCOL_FEATURES,
+        protocol_features=ProtocolFeatures.MQ
+        | ProtocolFeatures.REPLY_ACK
+        | ProtocolFeatures.CONFIG
+        | ProtocolFeatures.BACKEND_REQ
+        | ProtocolFeatures.RESET_DEVICE
+        | ProtocolFeatures.CONFIGURE_MEM_SLOTS
+        | ProtocolFeatures.STATUS,
+    )
+
+
+@dataclass
+class FakeDatapath:
+    """Implements `Datapath` by writing down each call.
+
+    Attributes:
+        queues: number of rings.
+        calls: what was asked for, in order, as tuples that begin with the method's name.
+        positions: what `stop_queue` returns for a ring; the initial position where nothing is set.
+        fail: raised by the next `start_queue`, once.
+        fds: the fds that were handed over and not yet replaced.
+        events: what `watch` was given.
+    """
+
+    queues: int = 2
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+    positions: dict[int, RingState] = field(default_factory=dict)
+    fail: OSError | None = None
+    fds: dict[tuple[int, str], OwnedFd] = field(default_factory=dict)
+    events: DatapathEvents | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything that there is."""
+        return Capabilities(start_at_state=True, report_state=True)
+
+    async def watch(self, events: DatapathEvents) -> None:
+        """Keep `events`, so that a test can call it."""
+        self.events = events
+        await trio.sleep_forever()
+
+    async def commit_memory(self, snapshot: Snapshot) -> None:
+        """Write down the snapshot's number."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("commit_memory", snapshot.number))
+
+    async def start_queue(self, index: int, start: RingStart, kick: OwnedFd | None) -> None:
+        """Write down the start, or raise `fail`."""
+        await trio.lowlevel.checkpoint()
+        error, self.fail = self.fail, None
+        if error is not None:
+            raise error
+        self._take(index, "kick", kick)
+        self.calls.append(("start_queue", index, start))
+
+    async def stop_queue(self, index: int, how: StopMode) -> RingState:
+        """Write down the stop; return the position that the test has set."""
+        await trio.lowlevel.checkpoint()
+        self._take(index, "kick", None)
+        self.calls.append(("stop_queue", index, how))
+        initial = RingState(avail=0, used=0, avail_wrap=True, used_wrap=True)
+        return self.positions.get(index, initial)
+
+    async def set_enabled(self, index: int, *, enabled: bool) -> None:
+        """Write down the change."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("set_enabled", index, enabled))
+
+    async def set_fd(self, index: int, which: RingFd, fd: OwnedFd | None) -> None:
+        """Take the fd over, closing the one before."""
+        await trio.lowlevel.checkpoint()
+        self._take(index, which.value, fd)
+        self.calls.append(("set_fd", index, which, fd is not None))
+
+    async def leave(self) -> None:
+        """Close every fd."""
+        await trio.lowlevel.checkpoint()
+        for fd in self.fds.values():
+            fd.close()
+        self.fds.clear()
+        self.calls.append(("leave",))
+
+    def statistics(self) -> tuple[RingStatistics, ...]:
+        """Return zeros."""
+        return (_NOTHING,) * self.queues
+
+    def _take(self, index: int, name: str, fd: OwnedFd | None) -> None:
+        old = self.fds.pop((index, name), None)
+        if old is not None:
+            old.close()
+        if fd is not None:
+            self.fds[index, name] = OwnedFd(fd.detach())
+
+
+@dataclass
+class FakeDevice:
+    """A device on a `FakeDatapath`.
+
+    Attributes:
+        profile: what it offers.
+        datapath: what remembers.
+        config: its configuration space.
+    """
+
+    profile: DeviceProfile = field(default_factory=fake_profile)
+    datapath: FakeDatapath = field(default_factory=FakeDatapath)
+    config: bytes = bytes(range(60))
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """Return part of the configuration space; zeros beyond its end."""
+        return self.config[offset : offset + size].ljust(size, b"\0")
