@@ -11,6 +11,8 @@ from vhostuser.virtqueue.model import (
     RingState,
     UsedRingError,
 )
+from vhostuser.virtqueue.pure import PureDeviceRing, PureDriverRing, PureIndirectTables
+from vhostuser.virtqueue.pure_memory import PureMemory, PureRingConfig
 
 __all__ = [
     "Buffer",
@@ -19,6 +21,11 @@ __all__ = [
     "DriverRing",
     "Fault",
     "IndirectTables",
+    "PureDeviceRing",
+    "PureDriverRing",
+    "PureIndirectTables",
+    "PureMemory",
+    "PureRingConfig",
     "RingConfig",
     "RingFaultError",
     "RingState",

@@ -153,7 +153,7 @@ class Fault(enum.Enum):
 
     @property
     def section(self) -> str:
-        """Where it stands: a section of VIRTIO 1.2, or the limit that is ours."""
+        """Where the rule stands; a limit that is ours is called so."""
         return _RULES[self][1]
 
 
@@ -161,43 +161,55 @@ _RULES: Mapping[Fault, tuple[str, str]] = MappingProxyType(
     {
         Fault.AVAIL_JUMP: (
             "no more entries are made available than the ring has",
-            "VIRTIO 1.2, 2.7.13.3 and 2.8.20",
+            'VIRTIO 1.2 §2.7 "Updating idx", §2.8 "Supplying Buffers to The Device"',
         ),
-        Fault.HEAD: ("a head index is below the ring size", "VIRTIO 1.2, 2.7.6"),
-        Fault.NEXT: ("a next index is below the size of its table", "VIRTIO 1.2, 2.7.5"),
+        Fault.HEAD: (
+            "a head index is below the ring size",
+            'VIRTIO 1.2 §2.7 "The Virtqueue Available Ring"',
+        ),
+        Fault.NEXT: (
+            "a next index is below the size of its table",
+            'VIRTIO 1.2 §2.7 "The Virtqueue Descriptor Table"',
+        ),
         Fault.CHAIN_LENGTH: (
             "a chain has no more descriptors than its table, so no loop",
-            "VIRTIO 1.2, 2.7.5.2 and 2.8.18",
+            'VIRTIO 1.2 §2.7 "The Virtqueue Descriptor Table", §2.8 "Scatter-Gather Support"',
         ),
         Fault.DIRECTION: (
             "device-readable buffers come before device-writable ones",
-            "VIRTIO 1.2, 2.7.4.2",
+            'VIRTIO 1.2 §2.7 "Message Framing", §2.8 "Scatter-Gather Support"',
         ),
-        Fault.ADDRESS: ("a buffer lies inside guest memory", "VIRTIO 1.2, 2.7.5"),
+        Fault.ADDRESS: (
+            "a buffer lies inside guest memory",
+            'VIRTIO 1.2 §2.7 "The Virtqueue Descriptor Table"',
+        ),
         Fault.INDIRECT_FEATURE: (
             "indirect descriptors are negotiated (INDIRECT_DESC) before they are used",
-            "VIRTIO 1.2, 2.7.5.3.1 and 2.8.19",
+            'VIRTIO 1.2 §2.7 and §2.8 "Indirect Descriptors"',
         ),
         Fault.INDIRECT_NESTED: (
             "an indirect table holds no indirect descriptor",
-            "VIRTIO 1.2, 2.7.5.3.1 and 2.8.19",
+            'VIRTIO 1.2 §2.7 and §2.8 "Indirect Descriptors"',
         ),
         Fault.INDIRECT_NEXT: (
             "an indirect descriptor ends its chain, and in a packed ring is all of it",
-            "VIRTIO 1.2, 2.7.5.3.1 and 2.8.19",
+            'VIRTIO 1.2 §2.7 and §2.8 "Indirect Descriptors"',
         ),
         Fault.INDIRECT_SIZE: (
             "an indirect table has whole descriptors: at least one, at most the ring size or 1024",
-            "VIRTIO 1.2, 2.7.5.3; the limit is ours",
+            'VIRTIO 1.2 §2.7 "Indirect Descriptors"; the limit is ours',
         ),
         Fault.INDIRECT_ADDRESS: (
             "an indirect table lies inside one region of guest memory",
-            "VIRTIO 1.2, 2.7.5.3; the one region is ours",
+            'VIRTIO 1.2 §2.7 "Indirect Descriptors"; that it is one region is ours',
         ),
-        Fault.ID: ("a buffer id is below the ring size", "VIRTIO 1.2, 2.8.21; the limit is ours"),
+        Fault.ID: (
+            "a buffer id is below the ring size",
+            'VIRTIO 1.2 §2.8 "Element Address and Length"; the limit is ours',
+        ),
         Fault.IN_FLIGHT: (
             "a head or buffer id is made available again only after it was used",
-            "VIRTIO 1.2, 2.7.13 and 2.8.21",
+            'VIRTIO 1.2 §2.7 and §2.8 "Supplying Buffers to The Device"',
         ),
         Fault.FRAGMENTED: (
             "a chain crosses few edges between regions of guest memory",
