@@ -122,4 +122,5 @@ class MessageChannel:
 
     def close(self) -> None:
         """Close the socket; a task that waits on it gets trio.ClosedResourceError."""
+        self.connection.close()
         self._stream.close()

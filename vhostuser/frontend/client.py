@@ -160,14 +160,17 @@ class FrontendClient:
             accept: told of each request of the back-end; False: it is refused.
         """
         channel = MessageChannel(sock, Connection(Role.FRONT_END, dialect=dialect))
-        async with _background() as nursery:
-            client = cls(channel, memory, nursery, order, accept)
-            try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(channel.close)
+            async with _background() as nursery:
+                client = cls(channel, memory, nursery, order, accept)
+                # Only when no task waits for their fds any more.
+                stack.callback(client._close_queues)
                 yield client
-            finally:
-                channel.close()
-                for queue in client.queues.values():
-                    queue.close()
+
+    def _close_queues(self) -> None:
+        for queue in self.queues.values():
+            queue.close()
 
     @property
     def connection(self) -> Connection:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from protocol.virtio import BlkStatus
+
 if TYPE_CHECKING:
     from protocol.vhost_user import Message
-    from protocol.virtio import BlkStatus
 
 __all__ = ["BackendClosedError", "BlockError", "FrontendError", "RequestRefusedError", "RingError"]
+
+_STATUSES = frozenset(BlkStatus)
 
 
 class FrontendError(Exception):
@@ -46,7 +49,7 @@ class BlockError(FrontendError):
         status: what the device said.
     """
 
-    def __init__(self, what: str, status: BlkStatus | int) -> None:
-        name = getattr(status, "name", "unknown")
-        super().__init__(f"{what}: the device answered status {int(status)} ({name})")
+    def __init__(self, what: str, status: int) -> None:
+        name = BlkStatus(status).name if status in _STATUSES else "unknown"
+        super().__init__(f"{what}: the device answered status {status} ({name})")
         self.status = status
