@@ -49,8 +49,15 @@ def set_num(profile: DeviceProfile, state: SessionState, request: SetVringNum, _
             request.num,
             f"a ring has 1 to {profile.queue_size} descriptors (raise it with --queue-size)",
         )
+    if state.features:
+        _require_layout(state, request.num)
     vring = replace(state.vrings[request.index], num=request.num)
     return settled(state.with_vring(request.index, vring))
+
+
+def _require_layout(state: SessionState, num: int) -> None:
+    if not state.packed and num & (num - 1):
+        raise Refusal("num", num, "the size of a split ring is a power of two")
 
 
 def set_addr(
@@ -127,8 +134,7 @@ def set_kick(_profile: DeviceProfile, state: SessionState, request: SetVringKick
     if vring.num == 0 or vring.addresses is None:
         missing = "SET_VRING_NUM" if vring.num == 0 else "SET_VRING_ADDR"
         raise Refusal("index", request.index, f"a ring starts only after {missing}")
-    if not state.packed and vring.num & (vring.num - 1):
-        raise Refusal("num", vring.num, "the size of a split ring is a power of two")
+    _require_layout(state, vring.num)  # SET_FEATURES may have come after SET_VRING_NUM
     start = RingStart(
         features=state.features,
         num=vring.num,
