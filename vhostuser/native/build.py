@@ -35,7 +35,7 @@ ffi.set_source(
     sources=sorted(_relative(path) for path in (_NATIVE / "src").glob("*.c")),
     depends=sorted(_relative(path) for path in _NATIVE.rglob("*.h")),
     include_dirs=[_relative(_NATIVE / "include"), _relative(_NATIVE / "src")],
-    extra_compile_args=["-std=gnu17", "-O2", "-Wall", "-Wextra", "-pthread"],
+    extra_compile_args=["-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-pthread"],
     extra_link_args=["-pthread"],
     py_limited_api=True,
 )

@@ -149,6 +149,7 @@ int vhu_ring_add_pieces(struct vhu_ring *ring, struct vhu_chain *chain, const st
             return rc;
         address += piece;
         length -= piece;
+        ring->extra_pieces += length > 0;
     }
     return 0;
 }
@@ -176,6 +177,7 @@ int vhu_ring_pop(struct vhu_ring *ring, struct iovec *iov, struct vhu_chain *ret
     if (ring->fault)
         return -EPROTO;
     *ret = (struct vhu_chain){.iov = iov};
+    ring->extra_pieces = 0;
     return ring->packed ? vhu_packed_pop(ring, ret) : vhu_split_pop(ring, ret);
 }
 

@@ -42,6 +42,7 @@ struct vhu_ring {
     bool event_idx;
     enum vhu_fault fault;
     uint64_t fault_value;
+    uint32_t extra_pieces; /* iov entries of the chain popped last beyond one for each buffer */
     struct desc *desc;
     union {
         struct split_device split;

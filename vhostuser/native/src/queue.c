@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A queue: one ring of a device on one worker. Other threads say what they want in its mailbox; the
+ * worker's thread applies that, serves the ring, and publishes what is. Both are levels.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "worker.h"
+
+enum {
+    BATCH = 64,            /* chains before other rings get their turn */
+    RENEW_AFTER = 1 << 14, /* chains after which an event index in the past could come round again */
+};
+
+/* ---- Other threads ------------------------------------------------------------------------------- */
+
+int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_fd,
+                     struct vhu_queue **ret)
+{
+    struct vhu_queue *queue = calloc(1, sizeof(*queue));
+
+    if (!queue)
+        return -ENOMEM;
+    queue->worker = worker;
+    queue->blk = blk;
+    queue->event_fd = event_fd;
+    for (int which = 0; which < QUEUE_FDS; which++)
+        queue->fd[which] = queue->mailbox.fd[which] = NO_FD;
+    vhu_worker_attach(worker, queue);
+    *ret = queue;
+    return 0;
+}
+
+void vhu_queue_destroy(struct vhu_queue *queue)
+{
+    if (queue)
+        vhu_worker_detach(queue->worker, queue);
+}
+
+uint64_t vhu_queue_want(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted)
+{
+    struct mailbox *mailbox = &queue->mailbox;
+    struct vhu_mem *overtaken = NULL;
+
+    if (wanted->mem)
+        vhu_mem_ref(wanted->mem);
+    pthread_mutex_lock(&queue->worker->lock);
+    if (mailbox->wanted_changed)
+        overtaken = mailbox->wanted.mem;
+    mailbox->wanted = *wanted;
+    mailbox->wanted_changed = true;
+    uint64_t number = ++mailbox->number;
+    vhu_worker_notify(queue->worker);
+    pthread_mutex_unlock(&queue->worker->lock);
+    vhu_mem_unref(overtaken);
+    return number;
+}
+
+static void close_fd(int fd)
+{
+    if (fd != NO_FD)
+        close(fd);
+}
+
+int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
+{
+    struct mailbox *mailbox = &queue->mailbox;
+    int flags = 0;
+
+    if ((unsigned)which >= QUEUE_FDS || fd < NO_FD)
+        return -EINVAL;
+    if (fd != NO_FD && ((flags = fcntl(fd, F_GETFL)) < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
+        int rc = -errno;
+
+        close(fd);
+        return rc;
+    }
+    pthread_mutex_lock(&queue->worker->lock);
+    int overtaken = mailbox->fd[which];
+    mailbox->fd[which] = fd;
+    mailbox->fd_changed[which] = true;
+    vhu_worker_notify(queue->worker);
+    pthread_mutex_unlock(&queue->worker->lock);
+    close_fd(overtaken);
+    return 0;
+}
+
+void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
+{
+    pthread_mutex_lock(&queue->worker->lock);
+    *ret = queue->status;
+    pthread_mutex_unlock(&queue->worker->lock);
+    ret->requests = load_relaxed(&queue->counters.requests);
+    ret->errors = load_relaxed(&queue->counters.errors);
+    ret->bytes_read = load_relaxed(&queue->counters.bytes_read);
+    ret->bytes_written = load_relaxed(&queue->counters.bytes_written);
+    ret->kicks = load_relaxed(&queue->counters.kicks);
+    ret->calls = load_relaxed(&queue->counters.calls);
+    ret->calls_suppressed = load_relaxed(&queue->counters.calls_suppressed);
+}
+
+/* ---- The worker's thread ------------------------------------------------------------------------- */
+
+/* A counter has one writer, so that it needs no locked addition. */
+static void count(uint64_t *counter, uint64_t more)
+{
+    store_relaxed(counter, *counter + more);
+}
+
+/* Signal an eventfd or a pipe. One that is full carries a signal already; one that is closed has nobody
+ * who could miss it. SIGPIPE is blocked in this thread. */
+static void signal_fd(int fd)
+{
+    const uint64_t one = 1;
+
+    if (fd != NO_FD && write(fd, &one, sizeof(one)) < 0)
+        return;
+}
+
+static void publish_status(struct vhu_queue *queue)
+{
+    pthread_mutex_lock(&queue->worker->lock);
+    queue->status = queue->actual;
+    pthread_mutex_unlock(&queue->worker->lock);
+    signal_fd(queue->event_fd);
+}
+
+/* Closing our fd would not do: the peer has the file open, too, so that epoll would go on with it. */
+void vhu_queue_unwatch(struct vhu_queue *queue)
+{
+    if (queue->kick_watched)
+        (void)epoll_ctl(queue->worker->epoll_fd, EPOLL_CTL_DEL, queue->fd[VHU_FD_KICK], NULL);
+    queue->kick_watched = false;
+}
+
+static void watch_kick(struct vhu_queue *queue)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = queue};
+    bool wanted = queue_is_active(queue) && queue->fd[VHU_FD_KICK] != NO_FD && !queue->kick_dead;
+
+    if (!wanted) {
+        vhu_queue_unwatch(queue);
+        return;
+    }
+    if (queue->kick_watched)
+        return;
+    int fd = queue->fd[VHU_FD_KICK];
+    queue->kick_watched = epoll_ctl(queue->worker->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
+    queue->kick_dead = !queue->kick_watched; /* not a thing that can be waited for */
+}
+
+void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events)
+{
+    uint8_t bytes[512];
+    struct iovec iov = {bytes, sizeof(bytes)};
+    int fd = queue->fd[VHU_FD_KICK];
+    ssize_t got = -1;
+
+    errno = EIO;
+    if (events & EPOLLIN) {
+        /* The peer shares the file's flags and may have cleared O_NONBLOCK: ask not to wait each time,
+         * where the kernel can do that for this kind of file. */
+        got = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+        if (got < 0 && (errno == EOPNOTSUPP || errno == EINVAL))
+            got = read(fd, bytes, sizeof(bytes));
+    }
+    if (got > 0) {
+        count(&queue->counters.kicks, 1);
+        return;
+    }
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    queue->kick_dead = true; /* nobody can write to it any more */
+    watch_kick(queue);
+}
+
+static void drop_ring(struct vhu_queue *queue)
+{
+    vhu_ring_destroy(queue->ring);
+    queue->ring = NULL;
+    free(queue->iov);
+    queue->iov = NULL;
+    watch_kick(queue);
+}
+
+/* The ring broke a rule: leave it alone from now on, and with it the memory. */
+static void break_queue(struct vhu_queue *queue, enum vhu_fault fault, uint64_t value)
+{
+    if (queue->ring)
+        vhu_ring_state(queue->ring, &queue->actual.state);
+    drop_ring(queue);
+    queue->actual.actual = VHU_QUEUE_BROKEN;
+    queue->actual.fault = fault;
+    queue->actual.fault_value = value;
+    signal_fd(queue->fd[VHU_FD_ERR]);
+}
+
+static void start_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted)
+{
+    queue->actual.state = wanted->config.state;
+    queue->actual.fault = VHU_FAULT_NONE;
+    queue->actual.fault_value = 0;
+    if (!wanted->mem || vhu_ring_create(wanted->mem, &wanted->config, &queue->ring) < 0) {
+        break_queue(queue, VHU_FAULT_RING_ADDRESS, wanted->start);
+        return;
+    }
+    queue->iov = calloc(vhu_ring_iov_limit(queue->ring), sizeof(*queue->iov));
+    if (!queue->iov) {
+        break_queue(queue, VHU_FAULT_RING_ADDRESS, wanted->start);
+        return;
+    }
+    queue->actual.actual = VHU_QUEUE_RUNNING;
+}
+
+static void stop_ring(struct vhu_queue *queue, enum vhu_queue_stop how)
+{
+    if (queue->ring) {
+        /* Nothing is in flight between two requests. Leave the driver's view as a fresh ring has it;
+         * where the front-end is gone, its memory is not touched again. */
+        if (how == VHU_STOP_DRAIN)
+            (void)vhu_ring_kick_enable(queue->ring);
+        vhu_ring_state(queue->ring, &queue->actual.state);
+    }
+    drop_ring(queue);
+    queue->actual.actual = VHU_QUEUE_STOPPED;
+}
+
+static void move_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted)
+{
+    const struct vhu_ring_config *config = &wanted->config;
+
+    if (!wanted->mem ||
+        vhu_ring_move(queue->ring, wanted->mem, config->desc, config->driver, config->device) < 0)
+        break_queue(queue, VHU_FAULT_RING_ADDRESS, wanted->start);
+}
+
+static void apply_wanted(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted)
+{
+    bool was_active = queue_is_active(queue);
+
+    if (wanted->start != queue->current.start) {
+        if (queue->current.start)
+            stop_ring(queue, wanted->how);
+        if (wanted->start)
+            start_ring(queue, wanted);
+    } else if (queue->ring) {
+        move_ring(queue, wanted);
+    }
+    queue->current = *wanted;
+    if (queue_is_active(queue) && !was_active) {
+        vhu_ring_kick_disable(queue->ring);
+        queue->since_renewal = 0;
+    }
+    watch_kick(queue);
+}
+
+static void apply_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
+{
+    int old = queue->fd[which];
+
+    if (which == VHU_FD_KICK)
+        vhu_queue_unwatch(queue);
+    close_fd(old);
+    queue->fd[which] = fd;
+    if (which == VHU_FD_KICK) {
+        queue->kick_dead = false;
+        watch_kick(queue);
+    }
+    if (which == VHU_FD_CALL && queue->ring)
+        signal_fd(fd); /* a call that went to the old one just now may be lost */
+}
+
+void vhu_queue_apply(struct vhu_queue *queue)
+{
+    struct mailbox *mailbox = &queue->mailbox;
+
+    pthread_mutex_lock(&queue->worker->lock);
+    struct mailbox mail = *mailbox;
+    for (int which = 0; which < QUEUE_FDS; which++) {
+        mailbox->fd_changed[which] = false;
+        mailbox->fd[which] = NO_FD;
+    }
+    mailbox->wanted_changed = false;
+    pthread_mutex_unlock(&queue->worker->lock);
+
+    for (int which = 0; which < QUEUE_FDS; which++) {
+        if (mail.fd_changed[which])
+            apply_fd(queue, (enum vhu_queue_fd)which, mail.fd[which]);
+    }
+    if (!mail.wanted_changed)
+        return;
+    apply_wanted(queue, &mail.wanted);
+    vhu_mem_unref(mail.wanted.mem); /* the ring has its own reference */
+    queue->current.mem = NULL;
+    queue->actual.applied = mail.number;
+    publish_status(queue);
+}
+
+static void publish_used(struct vhu_queue *queue)
+{
+    if (!vhu_ring_publish(queue->ring)) {
+        count(&queue->counters.calls_suppressed, 1);
+    } else if (queue->fd[VHU_FD_CALL] != NO_FD) {
+        count(&queue->counters.calls, 1);
+        signal_fd(queue->fd[VHU_FD_CALL]);
+    }
+}
+
+static void serve_chain(struct vhu_queue *queue, const struct vhu_chain *chain)
+{
+    struct blk_result result;
+
+    vhu_blk_serve(queue->blk, queue->current.config.features, chain, queue->ring->extra_pieces, &result);
+    (void)vhu_ring_push(queue->ring, chain, result.written); /* popped just now: cannot fail */
+    count(&queue->counters.requests, 1);
+    count(&queue->counters.errors, result.failed);
+    count(&queue->counters.bytes_read, result.bytes_read);
+    count(&queue->counters.bytes_written, result.bytes_written);
+}
+
+/* Serve up to a batch. Returns whether there was anything to do. */
+bool vhu_queue_serve(struct vhu_queue *queue)
+{
+    bool slow = vhu_blk_is_slow(queue->blk);
+    struct vhu_chain chain;
+    uint32_t served = 0;
+    int rc = 0;
+
+    while (served < BATCH && (rc = vhu_ring_pop(queue->ring, queue->iov, &chain)) == 1) {
+        serve_chain(queue, &chain);
+        served++;
+        if (slow) {
+            publish_used(queue);
+            if (load_relaxed(&queue->worker->attention))
+                break; /* a stop waits for one request, not for a batch */
+        }
+    }
+    if (served && !slow)
+        publish_used(queue);
+    if (rc < 0) {
+        break_queue(queue, queue->ring->fault, queue->ring->fault_value);
+        publish_status(queue);
+        return true;
+    }
+    queue->since_renewal += served;
+    if (queue->since_renewal >= RENEW_AFTER) {
+        vhu_ring_kick_disable(queue->ring);
+        queue->since_renewal = 0;
+    }
+    return served > 0;
+}
+
+void vhu_queue_release(struct vhu_queue *queue)
+{
+    for (int which = 0; which < QUEUE_FDS; which++) {
+        close_fd(queue->fd[which]);
+        close_fd(queue->mailbox.fd[which]);
+    }
+    if (queue->mailbox.wanted_changed)
+        vhu_mem_unref(queue->mailbox.wanted.mem);
+    vhu_ring_destroy(queue->ring);
+    free(queue->iov);
+    free(queue);
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A worker: a thread that serves the rings of its queues. It polls while that pays and sleeps in epoll
+ * otherwise. Notifications are off while it polls; before it sleeps it asks for them and looks once more.
+ */
+#include "worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    EVENTS = 16,
+    NO_KICK_TIMEOUT_MS = 1, /* how late a ring without a kick fd may be looked at */
+    CLOCK_EVERY = 32,       /* empty passes between two looks at the clock */
+    POLL_SHRUNK = 16,       /* polling for less than 1/16 of what is allowed is given up */
+    SHORT_SLEEP = 8,        /* a sleep below 8 times what polling may take was a near miss ... */
+    NEAR_MISSES = 16,       /* ... and after 16 of them polling gets another try */
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* ---- The thread ---------------------------------------------------------------------------------- */
+
+static void unlink_queue(struct vhu_queue **list, const struct vhu_queue *queue)
+{
+    for (; *list; list = &(*list)->next) {
+        if (*list == queue) {
+            *list = queue->next;
+            return;
+        }
+    }
+}
+
+/* Take in new queues and let go of leaving ones. Returns false when the thread shall end. */
+static bool sort_queues(struct vhu_worker *worker)
+{
+    pthread_mutex_lock(&worker->lock);
+    store_relaxed(&worker->attention, 0);
+    while (worker->incoming) {
+        struct vhu_queue *queue = worker->incoming;
+
+        worker->incoming = queue->next;
+        queue->next = worker->queues;
+        worker->queues = queue;
+    }
+    for (struct vhu_queue *queue = worker->queues, *next; queue; queue = next) {
+        next = queue->next;
+        if (queue->mailbox.leaving) {
+            vhu_queue_unwatch(queue);
+            unlink_queue(&worker->queues, queue);
+            queue->mailbox.leaving = false;
+            pthread_cond_broadcast(&worker->changed);
+        }
+    }
+    bool go_on = !worker->stopping;
+    pthread_mutex_unlock(&worker->lock);
+    return go_on;
+}
+
+/* Carry out what other threads want. Returns false when the thread shall end. */
+static bool attend(struct vhu_worker *worker)
+{
+    if (!sort_queues(worker))
+        return false;
+    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next)
+        vhu_queue_apply(queue);
+    return true;
+}
+
+static bool serve_all(struct vhu_worker *worker)
+{
+    bool worked = false;
+
+    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
+        if (queue_is_active(queue))
+            worked |= vhu_queue_serve(queue);
+    }
+    return worked;
+}
+
+/* After a pass without work: whether to make another one. */
+static bool keep_polling(struct vhu_worker *worker)
+{
+    if (worker->config.busy)
+        return true;
+    if (worker->poll_ns == 0)
+        return false;
+    if (++worker->empty_passes % CLOCK_EVERY != 0)
+        return true;
+    uint64_t now = now_ns();
+    if (worker->empty_passes == CLOCK_EVERY)
+        worker->idle_since = now;
+    return now - worker->idle_since < worker->poll_ns;
+}
+
+/* Polling that found nothing is tried for half as long next time, until it is given up. Sleeps that were
+ * hardly longer than the polling allowed bring it back: so an idle disk costs nothing, and a guest that
+ * waits for each request before it sends the next is answered without a sleep. */
+static void adapt(struct vhu_worker *worker, uint64_t slept_ns, bool kicked)
+{
+    if (worker->poll_ns > 0) {
+        worker->poll_ns /= 2;
+        if (worker->poll_ns < worker->poll_max_ns / POLL_SHRUNK)
+            worker->poll_ns = 0;
+    } else if (kicked && slept_ns < worker->poll_max_ns * SHORT_SLEEP &&
+               ++worker->short_sleeps == NEAR_MISSES) {
+        worker->short_sleeps = 0;
+        worker->poll_ns = worker->poll_max_ns;
+    }
+}
+
+static void suppress_kicks(struct vhu_worker *worker)
+{
+    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
+        if (queue_is_active(queue))
+            vhu_ring_kick_disable(queue->ring);
+    }
+}
+
+/* Ask every driver for kicks. Returns how long may be slept, in ms: -1 for ever, 0 when work is there. */
+static int invite_kicks(struct vhu_worker *worker)
+{
+    int timeout = -1;
+
+    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
+        if (!queue_is_active(queue))
+            continue;
+        if (vhu_ring_kick_enable(queue->ring))
+            timeout = 0;
+        else if (queue->fd[VHU_FD_KICK] == NO_FD && timeout != 0)
+            timeout = NO_KICK_TIMEOUT_MS;
+    }
+    return timeout;
+}
+
+static void sleep_until_kick(struct vhu_worker *worker)
+{
+    struct epoll_event events[EVENTS];
+    uint64_t start = now_ns(), count;
+    int timeout = invite_kicks(worker);
+    bool kicked = false;
+
+    int ready = timeout == 0 ? 0 : epoll_wait(worker->epoll_fd, events, EVENTS, timeout);
+    for (int i = 0; i < ready; i++) {
+        struct vhu_queue *queue = events[i].data.ptr;
+
+        if (queue) {
+            vhu_queue_drain_kick(queue, events[i].events);
+            kicked = true;
+        } else if (read(worker->wake_fd, &count, sizeof(count)) < 0) {
+            continue; /* another wake-up took it: the flag says what there is to do */
+        }
+    }
+    suppress_kicks(worker);
+    if (timeout != 0)
+        adapt(worker, now_ns() - start, kicked);
+    /* a ring without a kick fd that has work now was worth polling */
+    worker->empty_passes = ready == 0 && timeout > 0;
+}
+
+static void *run(void *argument)
+{
+    struct vhu_worker *worker = argument;
+
+    while (!load_acquire(&worker->attention) || attend(worker)) {
+        if (serve_all(worker)) {
+            if (worker->empty_passes > 0)
+                worker->poll_ns = worker->poll_max_ns; /* polling paid */
+            worker->empty_passes = 0;
+        } else if (keep_polling(worker)) {
+            relax();
+        } else {
+            sleep_until_kick(worker);
+        }
+    }
+    pthread_mutex_lock(&worker->lock);
+    worker->ended = true;
+    pthread_cond_broadcast(&worker->changed);
+    pthread_mutex_unlock(&worker->lock);
+    return NULL;
+}
+
+/* ---- Other threads ------------------------------------------------------------------------------- */
+
+static void unref_worker(struct vhu_worker *worker)
+{
+    if (__atomic_sub_fetch(&worker->references, 1, __ATOMIC_ACQ_REL) > 0)
+        return;
+    if (worker->epoll_fd >= 0)
+        close(worker->epoll_fd);
+    if (worker->wake_fd >= 0)
+        close(worker->wake_fd);
+    pthread_cond_destroy(&worker->changed);
+    pthread_mutex_destroy(&worker->lock);
+    free(worker);
+}
+
+static int open_fds(struct vhu_worker *worker)
+{
+    struct epoll_event wake = {.events = EPOLLIN, .data.ptr = NULL};
+
+    worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (worker->wake_fd < 0 || worker->epoll_fd < 0 ||
+        epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake_fd, &wake) < 0)
+        return -errno;
+    return 0;
+}
+
+/* Signals are the business of the process's own threads. */
+static int start_thread(struct vhu_worker *worker)
+{
+    sigset_t all, before;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&worker->thread, NULL, run, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc == 0)
+        pthread_setname_np(worker->thread, "vhu-worker");
+    return -rc;
+}
+
+int vhu_worker_create(const struct vhu_worker_config *config, struct vhu_worker **ret)
+{
+    struct vhu_worker *worker = calloc(1, sizeof(*worker));
+
+    if (!worker)
+        return -ENOMEM;
+    worker->config = *config;
+    worker->references = 1;
+    worker->epoll_fd = worker->wake_fd = NO_FD;
+    worker->poll_max_ns = worker->poll_ns = (uint64_t)config->poll_us * 1000;
+    pthread_mutex_init(&worker->lock, NULL);
+    pthread_cond_init(&worker->changed, NULL);
+    int rc = open_fds(worker);
+    if (rc == 0)
+        rc = start_thread(worker);
+    if (rc < 0) {
+        unref_worker(worker);
+        return rc;
+    }
+    *ret = worker;
+    return 0;
+}
+
+void vhu_worker_notify(struct vhu_worker *worker)
+{
+    const uint64_t one = 1;
+
+    store_release(&worker->attention, 1);
+    if (write(worker->wake_fd, &one, sizeof(one)) < 0)
+        return; /* full: it is awake */
+}
+
+static void ask_to_stop(struct vhu_worker *worker)
+{
+    pthread_mutex_lock(&worker->lock);
+    worker->stopping = true;
+    vhu_worker_notify(worker);
+    pthread_mutex_unlock(&worker->lock);
+}
+
+int vhu_worker_stop(struct vhu_worker *worker, uint32_t timeout_ms)
+{
+    struct timespec deadline;
+
+    if (worker->joined)
+        return 0;
+    ask_to_stop(worker);
+    uint64_t end = now_ns() + (uint64_t)timeout_ms * 1000000;
+    deadline.tv_sec = (time_t)(end / 1000000000);
+    deadline.tv_nsec = (long)(end % 1000000000);
+    int rc = pthread_clockjoin_np(worker->thread, NULL, CLOCK_MONOTONIC, &deadline);
+    worker->joined = rc == 0;
+    return -rc;
+}
+
+void vhu_worker_destroy(struct vhu_worker *worker)
+{
+    if (!worker)
+        return;
+    if (!worker->joined) {
+        ask_to_stop(worker);
+        pthread_join(worker->thread, NULL);
+    }
+    unref_worker(worker);
+}
+
+void vhu_worker_attach(struct vhu_worker *worker, struct vhu_queue *queue)
+{
+    __atomic_fetch_add(&worker->references, 1, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&worker->lock);
+    queue->next = worker->incoming;
+    worker->incoming = queue;
+    vhu_worker_notify(worker);
+    pthread_mutex_unlock(&worker->lock);
+}
+
+void vhu_worker_detach(struct vhu_worker *worker, struct vhu_queue *queue)
+{
+    pthread_mutex_lock(&worker->lock);
+    queue->mailbox.leaving = true;
+    vhu_worker_notify(worker);
+    while (queue->mailbox.leaving && !worker->ended)
+        pthread_cond_wait(&worker->changed, &worker->lock);
+    if (worker->ended) {
+        unlink_queue(&worker->incoming, queue);
+        unlink_queue(&worker->queues, queue);
+    }
+    pthread_mutex_unlock(&worker->lock);
+    vhu_queue_release(queue);
+    unref_worker(worker);
+}
