@@ -142,7 +142,7 @@ class ServedConnection:
         except (RemoteProtocolError, OSError) as error:
             answer = session.refuse(request, error)
             outcome = "refused" if answer is not None else "closed"
-            _log.warning("connection %d: %s: %s: %s", self.number, outcome, request.row.name, error)
+            _log.warning("connection %d: %s: %s", self.number, outcome, _reason(request, error))
         else:
             answer = session.finish(request, plan, results)
         if answer is not None:
@@ -236,6 +236,13 @@ class Server:
         """Pass on that the configuration changed. See `DatapathEvents`."""
         if self.connection is not None:
             self.connection.config_changed()
+
+
+def _reason(request: Request, error: RemoteProtocolError | OSError) -> str:
+    """Say in one line why a request was not served."""
+    if isinstance(error, RemoteProtocolError):
+        return str(error)
+    return f'message={request.row.name} rule="{error.strerror}" section="{request.row.section}"'
 
 
 def _peer_process(sock: trio.socket.SocketType) -> int:
