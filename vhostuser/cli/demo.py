@@ -7,6 +7,7 @@ front-end library in the same process.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import shutil
 import tempfile
@@ -54,6 +55,7 @@ _CHUNK = 128 * _SECTOR
 _SIZE = DEFAULT_SECTORS * _SECTOR
 _QUEUES = 2
 _GUEST_SECONDS = 120
+_OPTIONS = BlkOptions(queues=_QUEUES, serial="vhostuser-demo")
 _LINUX_SCRIPT = """\
 echo "GUEST first sector: $(dd if=/dev/vda bs=512 count=1 2>/dev/null | strings | head -n 1)"
 dd if=/dev/urandom of=/data bs=4096 count=256 2>/dev/null
@@ -71,7 +73,9 @@ def _configure(_parser: argparse.ArgumentParser) -> None:
     """Add nothing: the demo has no options."""
 
 
-def _run(_options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
+    if not options.verbose:
+        logging.getLogger("vhostuser").setLevel(logging.WARNING)
     status = 0
     try:
         trio.run(_demo)
@@ -87,7 +91,7 @@ async def _served(path: Path) -> AsyncIterator[None]:
     """Serve the built-in disk on `path` for the length of the block."""
     endpoint = ListeningEndpoint(bind_unix(path), path)
     with contextlib.closing(endpoint):
-        async with BlkDevice.open(default_store(), BlkOptions(queues=_QUEUES)) as device:
+        async with BlkDevice.open(default_store(), _OPTIONS) as device:
             server = Server(device=device, endpoint=endpoint)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run)

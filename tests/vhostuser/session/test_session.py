@@ -309,11 +309,12 @@ def test_a_reset_stops_what_runs_and_forgets_the_rings_but_keeps_memory_and_feat
     assert (state.regions, state.features) == ((REGION,), PROFILE.features)
 
 
-def test_status_zero_resets_what_still_runs(harness):
+def test_status_zero_before_the_stop_leaves_rings_their_place(harness):
     harness.negotiate()
     harness.start()
-    request = harness.send(SetStatus(status=0))
-    assert StopRing(0, StopMode.DRAIN) in harness.session.begin(request).steps
+    harness.do(SetStatus(status=0))
+    position = RingState(avail=9, used=9, avail_wrap=True, used_wrap=True)
+    assert harness.ask(GetVringBase(index=0), results=(position,)).num == 0x80098009
 
 
 def test_status_zero_after_the_stop_does_not_undo_an_earlier_enable(harness):

@@ -138,7 +138,13 @@ def reset_device(
     _profile: DeviceProfile, state: SessionState, _request: ResetDevice, _fds: Fds
 ) -> Plan:
     """Stop and disable every ring and forget its set-up; memory and features stay."""
-    return _reset(state)
+    steps: list[StopRing | EnableRing] = []
+    for index, vring in enumerate(state.vrings):
+        if vring.started:
+            steps.append(StopRing(index, StopMode.DRAIN))
+        steps.append(EnableRing(index, enabled=False))
+    after = replace(state, status=0, vrings=tuple(Vring() for _ in state.vrings))
+    return settled(after, *steps)
 
 
 def get_status(
@@ -149,20 +155,11 @@ def get_status(
 
 
 def set_status(_profile: DeviceProfile, state: SessionState, request: SetStatus, _fds: Fds) -> Plan:
-    """Take the device status; 0 resets what still runs."""
-    after = replace(state, status=request.status)
-    running = any(vring.started for vring in state.vrings)
-    return _reset(after) if request.status == 0 and running else settled(after)
+    """Take the device status. Status 0 stops nothing: some QEMU send it before GET_VRING_BASE.
 
-
-def _reset(state: SessionState) -> Plan:
-    steps: list[StopRing | EnableRing] = []
-    for index, vring in enumerate(state.vrings):
-        if vring.started:
-            steps.append(StopRing(index, StopMode.DRAIN))
-        steps.append(EnableRing(index, enabled=False))
-    after = replace(state, status=0, vrings=tuple(Vring() for _ in state.vrings))
-    return settled(after, *steps)
+    If it reset the rings, a paused guest would lose its place in them.
+    """
+    return settled(replace(state, status=request.status))
 
 
 def get_config(_profile: DeviceProfile, state: SessionState, request: GetConfig, _fds: Fds) -> Plan:
