@@ -1,5 +1,6 @@
-"""Tools for tests, ours and yours: joined connections, counting fds, leak checks, a raw peer."""
+"""Tools for tests, ours and yours: joined connections, counting fds, leak checks, fakes."""
 
+from vhostuser.testing.datapath import FakeDatapath, FakeDevice, fake_profile
 from vhostuser.testing.fds import CountingFd, Held, held, open_fds
 from vhostuser.testing.pair import ConnectionPair, deliver
 from vhostuser.testing.raw import NEED_REPLY, VERSION, RawFrontend, RawReply, raw_message
@@ -9,10 +10,13 @@ __all__ = [
     "VERSION",
     "ConnectionPair",
     "CountingFd",
+    "FakeDatapath",
+    "FakeDevice",
     "Held",
     "RawFrontend",
     "RawReply",
     "deliver",
+    "fake_profile",
     "held",
     "open_fds",
     "raw_message",
