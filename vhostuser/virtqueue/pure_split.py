@@ -45,16 +45,19 @@ class SplitDevice:
         self._config = config
         self._avail = config.state.avail
         self._used = config.state.used
+        self._seen = 0
         self._pushed = 0
 
     def pop(self, in_flight: Container[int]) -> Chain | None:
         """Take the next chain. See `PureDeviceRing.pop`."""
         config, memory = self._config, self._memory
-        distance = index_distance(memory.read_u16(config.driver + _INDEX), self._avail)
-        if distance == 0:
+        # Entries once seen are not counted again: a driver cannot take them back.
+        if self._seen == 0:
+            self._seen = index_distance(memory.read_u16(config.driver + _INDEX), self._avail)
+        if self._seen == 0:
             return None
-        if distance > config.num:
-            raise RingFaultError(Fault.AVAIL_JUMP, distance)
+        if self._seen > config.num:
+            raise RingFaultError(Fault.AVAIL_JUMP, self._seen)
         head = memory.read_u16(config.driver + avail_entry_offset(self._avail, config.num))
         if head >= config.num:
             raise RingFaultError(Fault.HEAD, head)
@@ -63,6 +66,7 @@ class SplitDevice:
         walk = Walk(memory, config)
         self._walk_table(walk, config.desc, config.num, head, nested=False)
         self._avail += 1
+        self._seen -= 1
         return walk.chain(head, 1)
 
     def _walk_table(
