@@ -249,7 +249,7 @@ FRONT_END_ROWS: tuple[MessageRow, ...] = (
         f.SHARED_OBJECT,
         reply=_OBJECT,
         feature=_P.SHARED_OBJECT,
-        since="9.0",
+        since="8.2",
     ),
     _Row(
         42,
@@ -349,7 +349,7 @@ BACK_END_ROWS: tuple[MessageRow, ...] = (
         m.SharedObjectAdd,
         f.SHARED_OBJECT,
         feature=_P.SHARED_OBJECT,
-        since="9.0",
+        since="8.2",
         channel=_B,
     ),
     _Row(
@@ -358,7 +358,7 @@ BACK_END_ROWS: tuple[MessageRow, ...] = (
         m.SharedObjectRemove,
         f.SHARED_OBJECT,
         feature=_P.SHARED_OBJECT,
-        since="9.0",
+        since="8.2",
         channel=_B,
     ),
     _Row(
@@ -368,7 +368,7 @@ BACK_END_ROWS: tuple[MessageRow, ...] = (
         f.SHARED_OBJECT,
         reply=_FOUND,
         feature=_P.SHARED_OBJECT,
-        since="9.0",
+        since="8.2",
         channel=_B,
     ),
     _Row(
