@@ -41,7 +41,9 @@ SECTORS = 2048
 PACKED = TRANSPORT_FEATURES | VirtioFeatures.RING_PACKED
 _ROWS = {row.name: row for row in FRONT_END_ROWS}
 _U64 = struct.Struct("=Q")
-_ERROR_LINE = re.compile(r'message=(\S+) field=(\S+) value=(\S+) rule="([^"]+)" section="[^"]+"')
+_ERROR_LINE = re.compile(
+    r'message=(\S+)(?: field=(\S+) value=(\S+))? rule="([^"]+)" section="[^"]+"'
+)
 _PATIENCE = 30
 
 
@@ -172,7 +174,10 @@ class Served:
         return lines
 
     def complained_once(self, message: str | None = None, field: str | None = None) -> None:
-        """Exactly one line was logged, with message, field, value, rule and section."""
+        """Exactly one line was logged, with message, field, value, rule and section.
+
+        Where the host refused, not a rule of ours, its words stand for field and value.
+        """
         lines = self.complaints()
         assert len(lines) == 1, lines
         found = _ERROR_LINE.search(lines[0])
