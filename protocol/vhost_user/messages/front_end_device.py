@@ -56,7 +56,7 @@ _MAX_STATUS = 0xFF
 # 24-27: configuration space and crypto sessions
 
 
-def _require_config(offset: int, size: int, flags: int) -> None:
+def _require_config(offset: int, size: int) -> None:
     require(
         1 <= size <= MAX_CONFIG,
         f"1 to {MAX_CONFIG} bytes of configuration space travel in one message",
@@ -68,12 +68,6 @@ def _require_config(offset: int, size: int, flags: int) -> None:
         f"offset + size ({size}) does not pass 2^32",
         field="offset",
         value=offset,
-    )
-    require(
-        0 <= flags <= _MAX_CONFIG_FLAGS,
-        "flags is 0 (writable fields) or 1 (migration)",
-        field="flags",
-        value=flags,
     )
 
 
@@ -94,7 +88,7 @@ class GetConfig(Message):
     Attributes:
         offset: First byte of the part.
         size: Bytes of the part.
-        flags: 0 writable fields, 1 migration.
+        flags: Without meaning in this request; front-ends differ in what they put there.
         data: As many bytes as asked for, without meaning; zeros if left out.
     """
 
@@ -104,7 +98,7 @@ class GetConfig(Message):
     data: bytes = b""
 
     def __post_init__(self) -> None:
-        _require_config(self.offset, self.size, self.flags)
+        _require_config(self.offset, self.size)
         if not self.data:
             object.__setattr__(self, "data", bytes(self.size))
         require(
@@ -140,7 +134,13 @@ class SetConfig(Message):
     data: bytes
 
     def __post_init__(self) -> None:
-        _require_config(self.offset, len(self.data), self.flags)
+        _require_config(self.offset, len(self.data))
+        require(
+            0 <= self.flags <= _MAX_CONFIG_FLAGS,
+            "flags is 0 (writable fields) or 1 (migration)",
+            field="flags",
+            value=self.flags,
+        )
 
     def to_fields(self) -> dict[str, Any]:
         """Return the fields of the payload's layout, by name."""

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from protocol import vhost_user as v
 from protocol.virtio.features import VirtioFeatures
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _UUID = bytes(range(16))
 _REGION = v.MemRegion(gpa=v.Gpa(0x1000), size=0x2000, uva=v.Uva(0x7F00_0000_0000), offset=0x3000)
@@ -194,15 +191,6 @@ REPLIES = (
 
 REQUESTS = FRONT_END_REQUESTS + BACK_END_REQUESTS
 
-EVERYTHING = v.Negotiated(
-    VirtioFeatures(0xFFFF_FFFF_FFFF_FFFF), v.ProtocolFeatures(0xFFFF_FFFF_FFFF_FFFF)
-)
-
-
-def everything() -> v.Negotiated:
-    """Return a fresh object in which every feature is negotiated."""
-    return v.Negotiated(EVERYTHING.features, EVERYTHING.protocol_features)
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Hand golden vectors and rows to every test that names them as an argument."""
@@ -226,16 +214,10 @@ _CASES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def goldens() -> dict[type[v.Message], list[Golden]]:
     """All golden vectors by message class."""
     found: dict[type[v.Message], list[Golden]] = {}
     for golden in REQUESTS + RFC_REQUESTS + REPLIES:
         found.setdefault(type(golden.message), []).append(golden)
     return found
-
-
-@pytest.fixture
-def fresh_negotiated() -> Iterator[v.Negotiated]:
-    """An object in which every feature is negotiated."""
-    return everything()

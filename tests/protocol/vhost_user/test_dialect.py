@@ -34,7 +34,7 @@ def c_bytes(number: int, flags: int, word: int, area: tuple[int, int] | None = N
         packed=True,
     )
     kind = "struct area *" if area else "struct group *"
-    made = ffi.new(kind)
+    made: Any = ffi.new(kind)
     made.request, made.flags, made.u64 = number, flags, word
     made.size = 24 if area else 8
     if area:

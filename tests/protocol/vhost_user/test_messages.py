@@ -74,7 +74,7 @@ ILLEGAL: list[tuple[str, Any, str, Any, str]] = [
         0xFFFF_FFFF,
         "2\\^32",
     ),
-    ("config-flags", lambda: v.GetConfig(offset=0, size=1, flags=2), "flags", 2, "migration"),
+    ("config-flags", lambda: v.SetConfig(offset=0, data=b"x", flags=2), "flags", 2, "migration"),
     ("config-data", lambda: v.GetConfig(offset=0, size=2, data=b"x"), "data", b"x", "as many"),
     ("set-config-0", lambda: v.SetConfig(offset=0, data=b""), "size", 0, "1 to 256"),
     ("iotlb-type", lambda: iotlb(type=1), "type", 1, "update"),
@@ -199,6 +199,10 @@ def test_the_last_byte_of_each_address_space_may_be_used() -> None:
 
 def test_a_configuration_request_without_data_carries_zeros() -> None:
     assert v.GetConfig(offset=0, size=3).data == bytes(3)
+
+
+def test_flags_of_a_configuration_request_are_not_looked_at() -> None:
+    assert v.GetConfig(offset=0, size=3, flags=2).flags == 2
 
 
 def test_an_empty_payload_is_a_configuration_reply_that_reports_an_error() -> None:

@@ -112,15 +112,16 @@ def test_stopping_a_ring_keeps_whether_it_is_enabled() -> None:
 
 def test_the_device_is_suspended_exactly_while_no_ring_is_started() -> None:
     tracker = DeviceTracker()
-    assert tracker.run is DeviceRun.SUSPENDED
-    assert tracker.is_legal(DeviceEvent.TRANSFER, 0)
-    tracker.apply(RingEvent.START, 1)
-    tracker.apply(RingEvent.START, 2)
-    tracker.apply(RingEvent.STOP, 1)
-    assert tracker.run is DeviceRun.RUNNING
-    assert not tracker.is_legal(DeviceEvent.TRANSFER, 0)
-    tracker.apply(RingEvent.STOP, 2)
-    assert tracker.run is DeviceRun.SUSPENDED
+    for event, index, run in (
+        (RingEvent.STOP, 1, DeviceRun.SUSPENDED),
+        (RingEvent.START, 1, DeviceRun.RUNNING),
+        (RingEvent.START, 2, DeviceRun.RUNNING),
+        (RingEvent.STOP, 1, DeviceRun.RUNNING),
+        (RingEvent.STOP, 2, DeviceRun.SUSPENDED),
+    ):
+        tracker.apply(event, index)
+        assert tracker.run is run
+        assert tracker.is_legal(DeviceEvent.TRANSFER, 0) is (run is DeviceRun.SUSPENDED)
 
 
 def test_a_reset_reaches_rings_that_were_never_touched_too() -> None:
