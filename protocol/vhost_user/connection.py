@@ -176,7 +176,7 @@ class Connection:
             row = incoming.row if incoming else None
             raise RemoteProtocolError(
                 f"a message is complete before the end of file ({wanted} bytes wanted)",
-                message=row.name if row else "",
+                message=_name_of(incoming),
                 field="size",
                 value=held,
                 section=row.section if row else SECTION,
@@ -193,7 +193,8 @@ class Connection:
         except LocalProtocolError as error:
             _close_all(fds)
             raise _fatal(error) from error
-        incoming = self._incoming = Incoming(header=header, fds=fds)
+        row = None if self._asks else self.dialect.row(self.channel, header.number)
+        incoming = self._incoming = Incoming(header=header, fds=fds, row=row)
         if header.size > self.limits.payload:
             raise FatalProtocolError(
                 f"a payload has at most {self.limits.payload} bytes",
@@ -211,20 +212,19 @@ class Connection:
 
     def _check_request_header(self, incoming: Incoming) -> None:
         header = incoming.header
-        row = incoming.row = self.dialect.row(self.channel, header.number)
         if header.is_reply:
             raise FatalProtocolError(
                 "the reply bit is clear in a request", field="flags", value=header.flags
             )
         try:
-            self._check_known(row, incoming)
+            self._check_known(incoming)
         except LocalProtocolError as problem:
             if not header.size or self._failure_of(incoming) is None:
                 raise
             incoming.problem = problem
 
-    def _check_known(self, row: MessageRow | None, incoming: Incoming) -> None:
-        header = incoming.header
+    def _check_known(self, incoming: Incoming) -> None:
+        header, row = incoming.header, incoming.row
         if row is None:
             raise LocalProtocolError(
                 f"the number is one of the {self.dialect.name} message table",
@@ -325,10 +325,10 @@ class Connection:
         self._drop_incoming()
         remote = RemoteProtocolError(
             error.rule,
-            message=row.name if row else error.message,
+            message=_name_of(incoming),
             field=error.field,
             value=error.value,
-            section=row.section if row else error.section or SECTION,
+            section=row.section if row else SECTION,
         )
         remote.answer = answer
         return remote
@@ -532,6 +532,12 @@ _NACK = ACK.payload.build({"value": 1})
 def _require_size(size: int, fits: bool, rule: str) -> None:  # noqa: FBT001
     if not fits:
         raise LocalProtocolError(rule, field="size", value=size)
+
+
+def _name_of(incoming: Incoming | None) -> str:
+    if incoming is None:
+        return "header"
+    return incoming.row.name if incoming.row else f"number-{incoming.header.number}"
 
 
 def _fatal(error: LocalProtocolError) -> FatalProtocolError:

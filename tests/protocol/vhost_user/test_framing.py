@@ -62,6 +62,8 @@ def test_a_frame_that_cannot_be_trusted_closes_the_connection(
     with pytest.raises(v.RemoteProtocolError, match=rule) as caught:
         connection.receive(data, (fd,))
     assert (caught.value.field, caught.value.value) == (field, value)
+    assert caught.value.message in ("header", "GET_FEATURES", "SET_OWNER")
+    assert caught.value.section
     assert caught.value.answer is None
     assert connection.state is v.ConnectionState.CLOSED
     assert connection.wanted == 0
@@ -76,6 +78,7 @@ def test_an_unknown_number_is_consumed_and_nacked_if_asked(number: int) -> None:
     assert connection.wanted == 8
     with pytest.raises(v.RemoteProtocolError, match="current message table") as caught:
         connection.receive(bytes(8))
+    assert caught.value.message == f"number-{number}"
     assert caught.value.answer is not None
     assert caught.value.answer.data == header(number, 8, flags=5) + (1).to_bytes(8, sys.byteorder)
     assert connection.wanted == v.HEADER_SIZE

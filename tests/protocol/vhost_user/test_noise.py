@@ -40,7 +40,7 @@ def feed(end: v.Connection, header: v.Header, payload: bytes, fds: Any) -> Any:
         return error
 
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @quick
