@@ -60,7 +60,7 @@ def test_a_store_without_a_file_serves_one_front_end_after_the_other(
 
 @pytest.mark.parametrize(
     "options",
-    [("--direct",), ("--queue-size", "64"), ("--poll-us", "0"), ("--workers", "2")],
+    [("--direct",), ("--queue-size", "256"), ("--poll-us", "0"), ("--workers", "2")],
     ids=lambda options: "".join(options).removeprefix("--"),
 )
 def test_options_of_the_data_path_change_no_byte(
