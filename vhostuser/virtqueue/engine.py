@@ -154,11 +154,12 @@ class DriverRing:
     """The driver's end of a ring, in memory that is its own.
 
     Args:
-        config: the ring; its areas must be zeroed and outlive it.
+        config: the ring; its areas must outlive it. It starts empty: both positions are the same.
         indirect: tables for chains that shall take one descriptor only; None: there are none.
 
     Raises:
-        OSError: the engine refuses the size, an alignment or the position (EINVAL).
+        OSError: the engine refuses the size, an alignment, the position, or tables without
+            INDIRECT_DESC (EINVAL).
     """
 
     def __init__(self, config: RingConfig, *, indirect: IndirectTables | None = None) -> None:

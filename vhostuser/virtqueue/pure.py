@@ -106,7 +106,7 @@ class PureDriverRing:
 
     Args:
         memory: guest memory, which holds the ring and the indirect tables.
-        config: the ring; its areas must be zeroed.
+        config: the ring, which must be empty; the areas of a new one are zeroed.
         indirect: tables for chains that shall take one descriptor only; None: there are none.
     """
 

@@ -234,7 +234,8 @@ class PackedDriver(_Packed):
         if not packed_is_used(self._flags(offset), wrap=wrap):
             return None
         desc = PackedDesc.parse(self._memory.read(self._place(offset), DESCRIPTOR_SIZE))
-        return UsedElem(desc.id, desc.length)
+        # Without the WRITE flag the length is reserved.
+        return UsedElem(desc.id, desc.length if desc.flags & DescFlags.WRITE else 0)
 
     def is_plausible(self) -> bool:
         """Return whether the device has used no more chains than it was given."""
