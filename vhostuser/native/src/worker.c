@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 enum {
+    SECOND_NS = 1000000000,
     EVENTS = 16,
     NO_KICK_TIMEOUT_MS = 1, /* how late a ring without a kick fd may be looked at */
     CLOCK_EVERY = 32,       /* empty passes between two looks at the clock */
@@ -28,7 +29,7 @@ static uint64_t now_ns(void)
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
 }
 
 static void relax(void)
@@ -216,6 +217,17 @@ static void unref_worker(struct vhu_worker *worker)
     free(worker);
 }
 
+/* Timeouts must not depend on somebody setting the clock. */
+static void init_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
 static int open_fds(struct vhu_worker *worker)
 {
     struct epoll_event wake = {.events = EPOLLIN, .data.ptr = NULL};
@@ -253,7 +265,7 @@ int vhu_worker_create(const struct vhu_worker_config *config, struct vhu_worker 
     worker->epoll_fd = worker->wake_fd = NO_FD;
     worker->poll_max_ns = worker->poll_ns = (uint64_t)config->poll_us * 1000;
     pthread_mutex_init(&worker->lock, NULL);
-    pthread_cond_init(&worker->changed, NULL);
+    init_condition(&worker->changed);
     int rc = open_fds(worker);
     if (rc == 0)
         rc = start_thread(worker);
@@ -284,17 +296,23 @@ static void ask_to_stop(struct vhu_worker *worker)
 
 int vhu_worker_stop(struct vhu_worker *worker, uint32_t timeout_ms)
 {
-    struct timespec deadline;
+    uint64_t end = now_ns() + (uint64_t)timeout_ms * 1000000;
+    struct timespec deadline = {(time_t)(end / SECOND_NS), (long)(end % SECOND_NS)};
+    int rc = 0;
 
     if (worker->joined)
         return 0;
     ask_to_stop(worker);
-    uint64_t end = now_ns() + (uint64_t)timeout_ms * 1000000;
-    deadline.tv_sec = (time_t)(end / 1000000000);
-    deadline.tv_nsec = (long)(end % 1000000000);
-    int rc = pthread_clockjoin_np(worker->thread, NULL, CLOCK_MONOTONIC, &deadline);
-    worker->joined = rc == 0;
-    return -rc;
+    pthread_mutex_lock(&worker->lock);
+    while (!worker->ended && rc == 0)
+        rc = pthread_cond_timedwait(&worker->changed, &worker->lock, &deadline);
+    bool ended = worker->ended;
+    pthread_mutex_unlock(&worker->lock);
+    if (!ended)
+        return -rc;
+    pthread_join(worker->thread, NULL);
+    worker->joined = true;
+    return 0;
 }
 
 void vhu_worker_destroy(struct vhu_worker *worker)
