@@ -52,13 +52,17 @@ test: build
 	@$(PARTS) get || true
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# All of them run, also when one fails: the exit status says so at the end.
 check: build
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	MYPYPATH=tests/parts $(BIN)/mypy -p parts
-	$(BIN)/lint-imports --no-cache
-	$(BIN)/python docs/generate.py --check
+	@status=0; \
+	run() { echo "$$*"; "$$@" || status=1; }; \
+	run $(BIN)/ruff check; \
+	run $(BIN)/ruff format --check; \
+	run $(BIN)/mypy; \
+	run env MYPYPATH=tests/parts $(BIN)/mypy -p parts; \
+	run $(BIN)/lint-imports --no-cache; \
+	run $(BIN)/python docs/generate.py --check; \
+	exit $$status
 
 docs: build
 	$(BIN)/python docs/generate.py
