@@ -39,6 +39,7 @@ BLK_SEGMENT_SIZE = 16
 """Bytes of each segment of a discard or write-zeroes request."""
 BLK_CONFIG_SIZE = 60
 """Bytes of the configuration space up to the write-zeroes fields."""
+_ALL = (1 << 64) - 1
 
 
 class BlkFeature(enum.Enum):
@@ -82,6 +83,10 @@ class BlkFeatures(enum.IntFlag, boundary=enum.KEEP):
     LIFETIME = 1 << BlkFeature.LIFETIME.value
     SECURE_ERASE = 1 << BlkFeature.SECURE_ERASE.value
     ZONED = 1 << BlkFeature.ZONED.value
+
+    def __invert__(self) -> Self:
+        """Return all other bits of the 64; IntFlag would lose those without a name."""
+        return type(self)(~int(self) & _ALL)
 
 
 class BlkRequest(enum.IntEnum):

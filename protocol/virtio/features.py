@@ -9,8 +9,11 @@ Feature Bits"; vhost-user, VHOST_USER_F_PROTOCOL_FEATURES and VHOST_F_LOG_ALL.
 from __future__ import annotations
 
 import enum
+from typing import Self
 
 __all__ = ["VirtioFeature", "VirtioFeatures"]
+
+_ALL = (1 << 64) - 1
 
 
 class VirtioFeature(enum.Enum):
@@ -60,3 +63,7 @@ class VirtioFeatures(enum.IntFlag, boundary=enum.KEEP):
     NOTIFICATION_DATA = 1 << VirtioFeature.NOTIFICATION_DATA.value
     NOTIF_CONFIG_DATA = 1 << VirtioFeature.NOTIF_CONFIG_DATA.value
     RING_RESET = 1 << VirtioFeature.RING_RESET.value
+
+    def __invert__(self) -> Self:
+        """Return all other bits of the 64; IntFlag would lose those without a name."""
+        return type(self)(~int(self) & _ALL)
