@@ -114,7 +114,7 @@ def _names(features: enum.IntFlag, *kinds: type[enum.IntFlag]) -> list[str]:
     for bit in range(int(features).bit_length()):
         if int(features) >> bit & 1:
             found = [kind(1 << bit).name for kind in kinds or (type(features),)]
-            names.append(next((name for name in found if name), str(bit)))
+            names.append(next((name for name in found if name), f"bit{bit}"))
     return names
 
 

@@ -114,22 +114,21 @@ class _Client:
             await self._stream.send_all(line)
 
     async def _read(self) -> None:
-        buffer = bytearray()
+        splitter = qmp.Splitter()
         async for data in self._stream:
-            buffer += data
-            while (end := buffer.find(b"\n")) >= 0:
-                line = bytes(buffer[:end]).strip()
-                del buffer[: end + 1]
-                if line and not await self._answer(line):
+            for text in splitter.feed(bytes(data)):
+                if not await self._answer(text):
                     return
-            if len(buffer) > qmp.LONGEST_LINE:
-                _log.warning("control: closed a client: a line of over %d bytes", qmp.LONGEST_LINE)
+            if splitter.held > qmp.LONGEST_COMMAND:
+                _log.warning(
+                    "control: closed a client: a command of over %d bytes", qmp.LONGEST_COMMAND
+                )
                 return
 
-    async def _answer(self, line: bytes) -> bool:
+    async def _answer(self, text: bytes) -> bool:
         """Answer one command; return whether to go on."""
         try:
-            command = qmp.parse(line)
+            command = qmp.parse(text)
         except CommandError as error:
             await self._send.send(qmp.encode_error(error))
             return True

@@ -1,6 +1,6 @@
-"""The wire of the control socket: QMP, JSON objects on lines, as QEMU's monitor speaks it.
+"""The wire of the control socket: QMP, JSON objects one after the other, as QEMU's monitor does.
 
-Pure: lines in, lines out. A client gets a greeting, negotiates with `qmp_capabilities`, then
+Pure: bytes in, lines out. A client gets a greeting, negotiates with `qmp_capabilities`, then
 executes commands; events may come at any time after that. What the commands do is in
 `vhostuser.monitor.commands`.
 """
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from vhostuser import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
-    "LONGEST_LINE",
+    "LONGEST_COMMAND",
     "Command",
     "CommandError",
+    "Splitter",
     "encode_error",
     "encode_event",
     "encode_return",
@@ -28,7 +29,10 @@ __all__ = [
     "parse",
 ]
 
-LONGEST_LINE = 64 * 1024
+_QUOTE, _ESCAPE, _LINE_END = b'"\\\n'
+_OPENING, _CLOSING = b"{[", b"}]"
+
+LONGEST_COMMAND = 64 * 1024
 """Bytes of a command at most: more is not a command but a mistake, or an attack."""
 
 
@@ -47,6 +51,54 @@ class CommandError(Exception):
         super().__init__(text)
         self.kind = kind
         self.identity = identity
+
+
+class Splitter:
+    """Cuts a stream of bytes into JSON objects; no line ends are needed between them.
+
+    What stands between objects ends at a line end and is handed out as it is, so that a client
+    which speaks no JSON is told so.
+    """
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._scanned = 0
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    @property
+    def held(self) -> int:
+        """Bytes of an unfinished object."""
+        return len(self._held)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take more bytes; yield each object that is now complete."""
+        self._held += data
+        while self._scanned < len(self._held):
+            byte = self._held[self._scanned]
+            self._scanned += 1
+            if self._ends(byte):
+                whole = bytes(self._held[: self._scanned]).strip()
+                del self._held[: self._scanned]
+                self._scanned = 0
+                if whole:
+                    yield whole
+
+    def _ends(self, byte: int) -> bool:
+        """Advance over one byte; return whether an object, or a line outside one, ends here."""
+        if self._in_string:
+            self._in_string = self._escaped or byte != _QUOTE
+            self._escaped = byte == _ESCAPE and not self._escaped
+            return False
+        if byte in _OPENING:
+            self._depth += 1
+        elif byte in _CLOSING:
+            self._depth = max(0, self._depth - 1)
+            return self._depth == 0
+        elif self._depth:
+            self._in_string = byte == _QUOTE
+        return self._depth == 0 and byte == _LINE_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +125,7 @@ def parse(line: bytes) -> Command:
     try:
         data = json.loads(line)
     except (ValueError, RecursionError):
-        raise CommandError("not JSON: send one object on one line") from None
+        raise CommandError("not JSON: send one object a command") from None
     if not isinstance(data, dict):
         raise CommandError("not a JSON object")
     identity = data.get("id")

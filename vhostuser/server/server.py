@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.vhost_user import CURRENT, Connection, Limits, RemoteProtocolError, Reply, Role
+from protocol.vhost_user import (
+    CURRENT,
+    Connection,
+    Limits,
+    RemoteProtocolError,
+    Reply,
+    Role,
+    describe,
+)
 from vhostuser.server.carry import Carrier
 from vhostuser.server.channel import BackendChannel
 from vhostuser.session import Session
@@ -126,7 +134,8 @@ class ServedConnection:
             return True
         assert not isinstance(event, Reply)  # the back-end asks nothing on this channel
         self.requests += 1
-        _log.debug("connection %d: %s", self.number, event.message)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("connection %d: %s", self.number, describe(event.message, self._dialect))
         try:
             await self._handle(event)
         finally:
