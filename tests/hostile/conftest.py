@@ -42,7 +42,7 @@ PACKED = TRANSPORT_FEATURES | VirtioFeatures.RING_PACKED
 _ROWS = {row.name: row for row in FRONT_END_ROWS}
 _U64 = struct.Struct("=Q")
 _ERROR_LINE = re.compile(
-    r'message=(\S+)(?: field=(\S+) value=(\S+))? rule="([^"]+)" section="[^"]+"'
+    r'message=(\S+)(?: field=(.+?) value=(\S+))? rule="([^"]+)" section="[^"]+"'
 )
 _PATIENCE = 30
 
@@ -183,6 +183,7 @@ class Served:
         found = _ERROR_LINE.search(lines[0])
         assert found is not None, lines
         assert message in {None, found[1]}, lines
+        assert found[1] != "-", lines
         assert field in {None, found[2]}, lines
         assert found[3] != "-", lines
 

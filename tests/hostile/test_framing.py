@@ -24,12 +24,13 @@ SHORT = 0.05
 
 
 def bad_flags(flags: int) -> Callable[[Any], Awaitable[None]]:
-    return lambda served: served.closes(raw_message(SET_OWNER, flags=flags), field="flags")
+    data = raw_message(SET_OWNER, flags=flags)
+    return lambda served: served.closes(data, field="flags")
 
 
 def too_large(size: int) -> Callable[[Any], Awaitable[None]]:
     data = raw_message(SET_STATUS, flags=VERSION | NEED_REPLY, size=size)
-    return lambda served: served.closes(data, field="size")
+    return lambda served: served.closes(data, message="SET_STATUS", field="size")
 
 
 def wrong_size(size: int) -> Callable[[Any], Awaitable[None]]:

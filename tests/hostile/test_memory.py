@@ -1,4 +1,4 @@
-"""Items 26-29, 31-35 and 37-40 of the catalogue: the memory table."""
+"""Items 26-29 and 31-40 of the catalogue: the memory table."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from protocol.vhost_user import (
     Gpa,
     MemRegion,
     RemMemReg,
+    SetMemTable,
     SetVringEnable,
     Uva,
 )
@@ -226,6 +227,28 @@ async def table_after_added_regions(served: Any) -> None:
         await served.reads(BlockDriver([queue]))
 
 
+async def same_table_while_a_ring_runs(served: Any) -> None:
+    """The ring moves to the new mapping; so does a second region that came since."""
+    memory = served.guest(layout())
+    async with served.disk(memory, order=VIRTIO_USER) as (client, disk):
+        await served.reads(disk)
+        memory.add_region(layout(gpa=GPA + 4 * MIB))
+        regions = memory.regions
+        message = SetMemTable(regions=tuple(region.description for region in regions))
+        await client.request(message, [region.fd for region in regions], need_reply=True)
+        await served.reads(disk, sector=7)
+
+
+async def table_without_the_ring(served: Any) -> None:
+    memory = served.guest(layout())
+    async with served.disk(memory, order=VIRTIO_USER) as (client, disk):
+        other = MemRegion(gpa=Gpa(1 << 40), size=MIB, uva=Uva(1 << 20))
+        await client.request(SetMemTable(regions=(other,)), [served.memfd(MIB)], need_reply=True)
+        with pytest.raises(RingError, match=r"^ring 0: the back-end reported"):
+            await disk.flush()
+        assert "RING_ADDRESS" in served.complaints()[0]
+
+
 def layout(**fields: Any) -> RegionLayout:
     return RegionLayout(**{"gpa": GPA, "size": MIB, **fields})
 
@@ -269,6 +292,8 @@ CASES = {
     "35-remove-with-fd": remove_with_an_fd,
     "35-remove-under-ring": remove_what_a_ring_uses,
     "35-remove-under-request": remove_what_a_waiting_request_uses,
+    "36-same-ring": same_table_while_a_ring_runs,
+    "36-ring-not-in-it": table_without_the_ring,
     "37-huge-sparse": huge_and_sparse,
     "38-hugetlb-odd-size": huge_pages,
     "39-uva-in-vsyscall": works_in(layout(uva=0xFFFF_FFFF_FF60_0000)),
