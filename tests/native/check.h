@@ -16,7 +16,8 @@ struct test {
 
 extern int check_failures; /* of the running test */
 
-static inline void check_report(const char *file, int line, const char *what, uint64_t got, uint64_t want)
+static inline void check_report(const char *file, int line, const char *what, uint64_t got,
+                                uint64_t want)
 {
     check_failures++;
     fprintf(stderr, "%s:%d: %s: got %#llx, want %#llx\n", file, line, what, (unsigned long long)got,

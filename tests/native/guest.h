@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Guest memory for tests: a memfd mapped as three regions. LOW and HIGH touch each other in the guest's
- * addresses but not in the host's; FAR lies apart. Rings live at the start of LOW.
+ * Guest memory for tests: a memfd mapped as three regions. LOW and HIGH touch each other in the
+ * guest's addresses but not in the host's; FAR lies apart. Rings live at the start of LOW.
  */
 #ifndef GUEST_H
 #define GUEST_H
@@ -35,8 +35,8 @@ void guest_destroy(struct guest *guest); /* checks that nothing holds the memory
 
 void *guest_at(const struct guest *guest, uint64_t gpa);
 
-/* A ring of `num` descriptors in LOW, at `position`, which for a packed ring is an offset with the wrap
- * counter in bit 15. */
+/* A ring of `num` descriptors in LOW, at `position`, which for a packed ring is an offset with the
+ * wrap counter in bit 15. */
 struct vhu_ring_config guest_ring(const struct guest *guest, uint64_t features, uint32_t num,
                                   uint16_t position);
 

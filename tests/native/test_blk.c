@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The block device: what each request does to the store, to guest memory, and what the guest is told.
+ * The block device: what each request does to the store, to guest memory, and what the guest is
+ * told.
  */
 #include "blk.h"
 
@@ -59,7 +60,8 @@ struct request {
 
 static uint8_t *const data = arena + 4096;
 
-static void append(struct vhu_chain *chain, uint8_t *from, uint32_t bytes, uint32_t piece, bool writable)
+static void append(struct vhu_chain *chain, uint8_t *from, uint32_t bytes, uint32_t piece,
+                   bool writable)
 {
     while (bytes > 0) {
         uint32_t length = piece && piece < bytes ? piece : bytes;
@@ -72,14 +74,15 @@ static void append(struct vhu_chain *chain, uint8_t *from, uint32_t bytes, uint3
     }
 }
 
-/* Serve one request; returns its status. Data that the device reads lies at `data`, and so does what it
- * writes. */
+/* Serve one request; returns its status. Data that the device reads lies at `data`, and so does
+ * what it writes. */
 static int serve(struct vhu_blk *blk, uint64_t features, const struct request *request,
                  struct blk_result *result)
 {
     static struct iovec iov[4096];
     struct vhu_chain chain = {.iov = iov};
-    uint32_t header[4] = {request->type, 0, (uint32_t)request->sector, (uint32_t)(request->sector >> 32)};
+    uint32_t header[4] = {request->type, 0, (uint32_t)request->sector,
+                          (uint32_t)(request->sector >> 32)};
     uint32_t header_bytes = request->header_bytes ? request->header_bytes : sizeof(header);
     uint8_t *status = data + request->readable + request->writable;
 
@@ -362,8 +365,11 @@ static void what_a_direct_fd_cannot_do_goes_through_the_page_cache(void)
         iov[0] = (struct iovec){header, 16};
         iov[1] = (struct iovec){page + cases[i].shift, cases[i].length};
         iov[2] = (struct iovec){&status, 1};
-        struct vhu_chain chain = {
-            .readable = 1, .writable = 2, .readable_bytes = 16, .writable_bytes = cases[i].length + 1, .iov = iov};
+        struct vhu_chain chain = {.readable = 1,
+                                  .writable = 2,
+                                  .readable_bytes = 16,
+                                  .writable_bytes = cases[i].length + 1,
+                                  .iov = iov};
         vhu_blk_serve(blk, 0, &chain, 0, &result);
         CHECK_EQUAL(status, cases[i].status);
     }
@@ -391,9 +397,11 @@ static const struct test tests[] = {
     {"data reaches the store and comes back", data_reaches_the_store_and_comes_back},
     {"a serial is handed out and nothing behind it touched",
      a_serial_is_handed_out_and_nothing_behind_it_touched},
-    {"more buffers than one system call takes are moved", more_buffers_than_one_system_call_takes_are_moved},
+    {"more buffers than one system call takes are moved",
+     more_buffers_than_one_system_call_takes_are_moved},
     {"segments are checked and carried out", segments_are_checked_and_carried_out},
-    {"a read-only disk refuses what would change it", a_read_only_disk_refuses_what_would_change_it},
+    {"a read-only disk refuses what would change it",
+     a_read_only_disk_refuses_what_would_change_it},
     {"a host error is an error in the guest", a_host_error_is_an_error_in_the_guest},
     {"what a direct fd cannot do goes through the page cache",
      what_a_direct_fd_cannot_do_goes_through_the_page_cache},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Driver side against device side: whatever the order of operations, every chain arrives as it was sent
- * and comes back once. And a device that answers nonsense is refused.
+ * Driver side against device side: whatever the order of operations, every chain arrives as it was
+ * sent and comes back once. And a device that answers nonsense is refused.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -137,8 +137,12 @@ static void exercise(uint64_t features, uint32_t num, uint16_t position)
         case 3: device_push(dice(2)); break;
         case 4: (void)vhu_ring_publish(pair.ring); break;
         case 5: driver_pop(); break;
-        case 6: dice(2) ? (void)vhu_ring_kick_enable(pair.ring) : vhu_ring_kick_disable(pair.ring); break;
-        default: dice(2) ? (void)vhu_driver_call_enable(pair.driver) : vhu_driver_call_disable(pair.driver);
+        case 6:
+            dice(2) ? (void)vhu_ring_kick_enable(pair.ring) : vhu_ring_kick_disable(pair.ring);
+            break;
+        default:
+            dice(2) ? (void)vhu_driver_call_enable(pair.driver)
+                    : vhu_driver_call_disable(pair.driver);
         }
     }
     CHECK(pair.returned_total > 20);
@@ -181,7 +185,8 @@ static void every_chain_arrives_and_comes_back_once(void)
 static void a_side_that_asked_and_saw_nothing_is_woken(void)
 {
     for (int features = 0; features < 4; features++) {
-        uint64_t bits = (features & 1 ? FEATURE(RING_PACKED) : 0) | (features & 2 ? FEATURE(EVENT_IDX) : 0);
+        uint64_t bits =
+            (features & 1 ? FEATURE(RING_PACKED) : 0) | (features & 2 ? FEATURE(EVENT_IDX) : 0);
         struct vhu_chain chain;
         uint32_t written;
         uint16_t id;
@@ -228,8 +233,10 @@ static void a_device_that_returns_what_it_has_not_is_refused(void)
                 struct desc *desc = config.desc;
 
                 if (kind == 2) /* twice: the second slot is no chain's */
-                    desc[1].packed = (typeof(desc->packed)){.id = wrong, .flags = DESC_AVAIL | DESC_USED};
-                desc[0].packed = (typeof(desc->packed)){.id = wrong, .flags = DESC_AVAIL | DESC_USED};
+                    desc[1].packed =
+                        (typeof(desc->packed)){.id = wrong, .flags = DESC_AVAIL | DESC_USED};
+                desc[0].packed =
+                    (typeof(desc->packed)){.id = wrong, .flags = DESC_AVAIL | DESC_USED};
             } else {
                 struct split_used *used = config.device;
 
@@ -247,7 +254,8 @@ static void a_device_that_returns_what_it_has_not_is_refused(void)
 
 static void a_chain_that_can_never_fit_is_refused(void)
 {
-    struct vhu_buffer buffers[5] = {{FAR, 1, 0}, {FAR, 1, 1}, {FAR, 1, 1}, {FAR, 1, 1}, {FAR, 1, 1}};
+    struct vhu_buffer buffers[5] = {
+        {FAR, 1, 0}, {FAR, 1, 1}, {FAR, 1, 1}, {FAR, 1, 1}, {FAR, 1, 1}};
     struct vhu_buffer wrong[2] = {{FAR, 1, 1}, {FAR, 1, 0}};
     uint16_t id;
 
@@ -265,7 +273,8 @@ static void a_chain_that_can_never_fit_is_refused(void)
 static const struct test tests[] = {
     {"every chain arrives and comes back once", every_chain_arrives_and_comes_back_once},
     {"a side that asked and saw nothing is woken", a_side_that_asked_and_saw_nothing_is_woken},
-    {"a device that returns what it has not is refused", a_device_that_returns_what_it_has_not_is_refused},
+    {"a device that returns what it has not is refused",
+     a_device_that_returns_what_it_has_not_is_refused},
     {"a chain that can never fit is refused", a_chain_that_can_never_fit_is_refused},
 };
 

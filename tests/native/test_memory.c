@@ -41,8 +41,8 @@ static void a_region_is_refused_with_the_reason(void)
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct vhu_region *region = NULL;
 
-        CHECK_EQUAL(vhu_region_map(rows[i].fd, rows[i].gpa, rows[i].uva, rows[i].size, rows[i].offset,
-                                   &region),
+        CHECK_EQUAL(vhu_region_map(rows[i].fd, rows[i].gpa, rows[i].uva, rows[i].size,
+                                   rows[i].offset, &region),
                     rows[i].want);
         CHECK(region == NULL);
     }
@@ -153,7 +153,8 @@ static void a_snapshot_keeps_its_regions_and_counts_its_users(void)
 
 static const struct test tests[] = {
     {"a region is refused with the reason", a_region_is_refused_with_the_reason},
-    {"a sparse terabyte is mapped without being filled", a_sparse_terabyte_is_mapped_without_being_filled},
+    {"a sparse terabyte is mapped without being filled",
+     a_sparse_terabyte_is_mapped_without_being_filled},
     {"regions that overlap make no snapshot", regions_that_overlap_make_no_snapshot},
     {"a range is translated only when one region holds all of it",
      a_range_is_translated_only_when_one_region_holds_all_of_it},

@@ -22,7 +22,7 @@ struct entry {
 struct row {
     const char *name;
     uint64_t features;
-    struct entry desc[NUM]; /* from the ring's position on; those that follow a NEXT are available */
+    struct entry desc[NUM]; /* from the ring's position on, up to one without NEXT */
     struct entry table[3];
     enum vhu_fault fault;
     uint64_t value;
@@ -34,17 +34,22 @@ struct row {
 #define INDIRECT FEATURE(INDIRECT_DESC)
 
 static const struct row rows[] = {
-    {.name = "one buffer", .desc = {{BUFFERS, 10, 4, 0}}, .readable = 1, .bytes = 10, .id = 4, .slots = 1},
+    {.name = "one buffer", .desc = {{BUFFERS, 10, 4, 0}},
+     .readable = 1, .bytes = 10, .id = 4, .slots = 1},
     {.name = "the last id counts", .desc = {{BUFFERS, 10, 99, N}, {BUFFERS, 5, 2, W}},
      .readable = 1, .writable = 1, .bytes = 15, .id = 2, .slots = 2},
     {.name = "a chain as long as the ring",
-     .desc = {{BUFFERS, 1, 0, N}, {BUFFERS, 1, 0, N}, {0, 0, 0, N}, {BUFFERS, 1, 0, N}, {BUFFERS, 1, 1, 0}},
+     .desc = {{BUFFERS, 1, 0, N}, {BUFFERS, 1, 0, N}, {0, 0, 0, N}, {BUFFERS, 1, 0, N},
+              {BUFFERS, 1, 1, 0}},
      .readable = 4, .bytes = 4, .id = 1, .slots = NUM},
     {.name = "next for ever",
-     .desc = {{BUFFERS, 1, 0, N}, {BUFFERS, 1, 0, N}, {0, 0, 0, N}, {BUFFERS, 1, 0, N}, {BUFFERS, 1, 1, N}},
+     .desc = {{BUFFERS, 1, 0, N}, {BUFFERS, 1, 0, N}, {0, 0, 0, N}, {BUFFERS, 1, 0, N},
+              {BUFFERS, 1, 1, N}},
      .fault = VHU_FAULT_CHAIN_LENGTH, .value = NUM + 1},
-    {.name = "id out of range", .desc = {{BUFFERS, 1, NUM, 0}}, .fault = VHU_FAULT_ID, .value = NUM},
-    {.name = "id far out of range", .desc = {{BUFFERS, 1, 65535, 0}}, .fault = VHU_FAULT_ID, .value = 65535},
+    {.name = "id out of range", .desc = {{BUFFERS, 1, NUM, 0}},
+     .fault = VHU_FAULT_ID, .value = NUM},
+    {.name = "id far out of range", .desc = {{BUFFERS, 1, 65535, 0}},
+     .fault = VHU_FAULT_ID, .value = 65535},
     {.name = "readable after writable", .desc = {{BUFFERS, 1, 0, N | W}, {BUFFERS, 1, 0, 0}},
      .fault = VHU_FAULT_DIRECTION, .value = DESC_AVAIL},
     {.name = "no region there", .desc = {{64, 1, 0, 0}}, .fault = VHU_FAULT_ADDRESS, .value = 64},
@@ -104,7 +109,8 @@ static void run_row(const struct row *row, uint16_t position)
     for (int i = 0; i < 3; i++)
         put((struct desc *)guest_at(&guest, TABLES) + i, &row->table[i], 0);
     for (int i = 0; i < NUM; i++) {
-        put((struct desc *)config.desc + cursor.offset, &row->desc[i], packed_avail_flags(cursor.wrap));
+        put((struct desc *)config.desc + cursor.offset, &row->desc[i],
+            packed_avail_flags(cursor.wrap));
         packed_advance(&cursor, NUM, 1);
         if (!(row->desc[i].flags & N))
             break;
@@ -298,8 +304,10 @@ static const struct test tests[] = {
      every_chain_is_taken_whole_or_breaks_the_ring_with_its_rule},
     {"only the flags of this lap make a descriptor available",
      only_the_flags_of_this_lap_make_a_descriptor_available},
-    {"what is in flight is not made available again", what_is_in_flight_is_not_made_available_again},
-    {"a batch becomes visible with its first descriptor", a_batch_becomes_visible_with_its_first_descriptor},
+    {"what is in flight is not made available again",
+     what_is_in_flight_is_not_made_available_again},
+    {"a batch becomes visible with its first descriptor",
+     a_batch_becomes_visible_with_its_first_descriptor},
     {"calls follow the driver's wish", calls_follow_the_drivers_wish},
     {"kicks are asked for and refused", kicks_are_asked_for_and_refused},
 };

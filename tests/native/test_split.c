@@ -3,6 +3,7 @@
  * The device side of split rings against descriptors that a driver may write, legal and not.
  */
 #include <errno.h>
+#include <pthread.h>
 
 #include "check.h"
 #include "guest.h"
@@ -54,8 +55,10 @@ static const struct row rows[] = {
     {.name = "only empty buffers", .desc = {{0, 0, N, 1}, {0, 0, W, 0}}},
     {.name = "readable after writable", .desc = {{BUFFERS, 3, N | W, 1}, {BUFFERS, 4, 0, 0}},
      .fault = VHU_FAULT_DIRECTION, .value = 0},
-    {.name = "no region there", .desc = {{4096, 1, 0, 0}}, .fault = VHU_FAULT_ADDRESS, .value = 4096},
-    {.name = "last byte of a region", .desc = {{FAR + REGION_SIZE - 1, 1, W, 0}}, .writable = 1, .bytes = 1},
+    {.name = "no region there", .desc = {{4096, 1, 0, 0}},
+     .fault = VHU_FAULT_ADDRESS, .value = 4096},
+    {.name = "last byte of a region", .desc = {{FAR + REGION_SIZE - 1, 1, W, 0}},
+     .writable = 1, .bytes = 1},
     {.name = "one byte past a region", .desc = {{FAR + REGION_SIZE - 1, 2, W, 0}},
      .fault = VHU_FAULT_ADDRESS, .value = FAR + REGION_SIZE - 1},
     {.name = "whole adjacent regions", .desc = {{LOW, REGION_SIZE * 2, 0, 0}}, .readable = 2,
@@ -66,9 +69,10 @@ static const struct row rows[] = {
      .value = BUFFERS},
     {.name = "address wraps", .desc = {{UINT64_MAX, 2, 0, 0}}, .fault = VHU_FAULT_ADDRESS,
      .value = UINT64_MAX},
-    {.name = "reserved flags are ignored", .desc = {{BUFFERS, 10, 0xfff8, 0}}, .readable = 1, .bytes = 10},
-    {.name = "indirect without the feature", .desc = {{TABLES, 16, I, 0}}, .table = {{BUFFERS, 1, 0, 0}},
-     .fault = VHU_FAULT_INDIRECT_FEATURE, .value = I},
+    {.name = "reserved flags are ignored", .desc = {{BUFFERS, 10, 0xfff8, 0}},
+     .readable = 1, .bytes = 10},
+    {.name = "indirect without the feature", .desc = {{TABLES, 16, I, 0}},
+     .table = {{BUFFERS, 1, 0, 0}}, .fault = VHU_FAULT_INDIRECT_FEATURE, .value = I},
     {.name = "indirect", .features = INDIRECT, .desc = {{TABLES, 48, I, 0}},
      .table = {{BUFFERS, 5, N, 2}, {0, 0, 0, 0}, {BUFFERS, 6, W, 0}},
      .readable = 1, .writable = 1, .bytes = 11},
@@ -101,7 +105,8 @@ static const struct row rows[] = {
     {.name = "next beyond the table", .features = INDIRECT, .desc = {{TABLES, 32, I, 0}},
      .table = {{BUFFERS, 1, N, 2}}, .fault = VHU_FAULT_NEXT, .value = 2},
     {.name = "loop inside the table", .features = INDIRECT, .desc = {{TABLES, 32, I, 0}},
-     .table = {{BUFFERS, 1, N, 1}, {BUFFERS, 1, N, 0}}, .fault = VHU_FAULT_CHAIN_LENGTH, .value = 3},
+     .table = {{BUFFERS, 1, N, 1}, {BUFFERS, 1, N, 0}},
+     .fault = VHU_FAULT_CHAIN_LENGTH, .value = 3},
 };
 
 static struct vhu_ring *start(uint64_t features, uint16_t position, struct vhu_ring_config *ret)
@@ -148,7 +153,8 @@ static void run_row(const struct row *row)
 
     for (int i = 0; i < 4; i++) {
         put((uint8_t *)config.desc + i * sizeof(struct desc), &row->desc[i]);
-        put((uint8_t *)guest_at(&guest, TABLES + row->skew) + i * sizeof(struct desc), &row->table[i]);
+        put((uint8_t *)guest_at(&guest, TABLES + row->skew) + i * sizeof(struct desc),
+            &row->table[i]);
     }
     make_available(&config, 65535, 0);
     int rc = vhu_ring_pop(ring, iov, &chain);
@@ -226,7 +232,8 @@ static void a_head_is_below_the_ring_size_and_not_in_flight(void)
     CHECK_EQUAL(vhu_ring_fault(ring, &value), VHU_FAULT_IN_FLIGHT);
     CHECK_EQUAL(vhu_ring_push(ring, &chain, 0), -EINVAL);
     chain.id = 3;
-    CHECK_EQUAL(vhu_ring_push(ring, &chain, 9), 0); /* what was popped before can still be given back */
+    /* what was popped before can still be given back */
+    CHECK_EQUAL(vhu_ring_push(ring, &chain, 9), 0);
     CHECK_EQUAL(vhu_ring_push(ring, &chain, 9), -EINVAL);
     chain.id = NUM;
     CHECK_EQUAL(vhu_ring_push(ring, &chain, 9), -EINVAL);
@@ -370,14 +377,88 @@ static void kicks_are_asked_for_and_refused(void)
     }
 }
 
+static uint32_t flipping; /* whether the hostile thread shall go on */
+
+/* A driver that rewrites descriptors while the device reads them. */
+static void *flip(void *argument)
+{
+    static const uint64_t addresses[] = {
+        LOW, HIGH - 8, FAR,    FAR + REGION_SIZE - 1,
+        0,   TABLES,   UINT64_MAX - 3, HIGH + REGION_SIZE - 1,
+    };
+    static const uint32_t lengths[] = {0, 1, 16, 17, 4096, REGION_SIZE, UINT32_MAX, 160};
+    struct desc *table = argument;
+    uint32_t random = 1;
+
+    while (load_relaxed(&flipping)) {
+        random = random * 1664525 + 1013904223;
+        struct desc *victim = &table[random >> 29];
+        struct desc value = {
+            .split = {
+                .length = lengths[random >> 8 & 7],
+                .flags = random >> 16 & 7,
+                .next = random >> 20 & 7,
+            },
+        };
+
+        store_relaxed(&victim->address, addresses[random >> 12 & 7]);
+        store_relaxed(&victim->word, value.word);
+    }
+    return NULL;
+}
+
+static bool lies_in_guest_memory(const struct iovec *entry)
+{
+    for (int i = 0; i < 3; i++) {
+        const uint8_t *start = vhu_region_hva(guest.regions[i]), *from = entry->iov_base;
+
+        if (from >= start && from < start + REGION_SIZE)
+            return entry->iov_len <= (uint64_t)(start + REGION_SIZE - from);
+    }
+    return false;
+}
+
+static void descriptors_that_change_under_the_walk_never_lead_outside(void)
+{
+    struct vhu_ring_config config;
+    struct vhu_ring *ring = start(INDIRECT, 0, &config);
+    struct split_avail *avail = config.driver;
+    struct vhu_chain chain;
+    pthread_t thread;
+    int popped = 0;
+
+    vhu_ring_destroy(ring);
+    store_relaxed(&flipping, 1);
+    CHECK_EQUAL(pthread_create(&thread, NULL, flip, config.desc), 0);
+    for (int i = 0; i < 50000; i++) {
+        store_relaxed(&avail->ring[0], (uint16_t)(i % NUM));
+        store_relaxed(&avail->idx, 1);
+        CHECK_EQUAL(vhu_ring_create(guest.mem, &config, &ring), 0);
+        if (vhu_ring_pop(ring, iov, &chain) == 1) {
+            popped++;
+            for (uint32_t j = 0; j < chain.readable + chain.writable; j++)
+                CHECK(lies_in_guest_memory(&chain.iov[j]));
+        }
+        vhu_ring_destroy(ring);
+    }
+    store_relaxed(&flipping, 0);
+    pthread_join(thread, NULL);
+    CHECK(popped > 0);
+    guest_destroy(&guest);
+}
+
 static const struct test tests[] = {
     {"every chain is taken whole or breaks the ring with its rule",
      every_chain_is_taken_whole_or_breaks_the_ring_with_its_rule},
-    {"the available index may be at most a ring ahead", the_available_index_may_be_at_most_a_ring_ahead},
-    {"a head is below the ring size and not in flight", a_head_is_below_the_ring_size_and_not_in_flight},
+    {"the available index may be at most a ring ahead",
+     the_available_index_may_be_at_most_a_ring_ahead},
+    {"a head is below the ring size and not in flight",
+     a_head_is_below_the_ring_size_and_not_in_flight},
     {"a chain in too many pieces breaks the ring", a_chain_in_too_many_pieces_breaks_the_ring},
     {"a configuration is checked", a_configuration_is_checked},
     {"a moved ring goes on where it was", a_moved_ring_goes_on_where_it_was},
+    {"descriptors that change under the walk never lead outside",
+     descriptors_that_change_under_the_walk_never_lead_outside},
     {"calls follow the driver's wish", calls_follow_the_drivers_wish},
     {"kicks are asked for and refused", kicks_are_asked_for_and_refused},
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Workers and queues: what is wanted becomes what is, kicks and calls are not lost, nothing is leaked.
+ * Workers and queues: what is wanted becomes what is, kicks and calls are not lost, nothing is
+ * leaked.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -218,7 +219,8 @@ static void no_kick_and_no_call_is_lost(void)
                 CHECK_EQUAL(want(&bench.lines[line]).actual, VHU_QUEUE_RUNNING);
             for (int round = 0; round < 500 && !check_failures; round++)
                 exchange(&bench.lines[round % 3 == 0]);
-            CHECK_EQUAL(status_of(&bench.lines[0]).requests + status_of(&bench.lines[1]).requests, 500);
+            CHECK_EQUAL(status_of(&bench.lines[0]).requests + status_of(&bench.lines[1]).requests,
+                        500);
             CHECK_EQUAL(status_of(&bench.lines[1]).errors, 0);
             close_bench();
         }
@@ -414,6 +416,27 @@ static void pipes_serve_as_kick_and_call_even_when_their_other_end_goes(void)
     close_bench();
 }
 
+/* The peer shares the eventfds' flags and counters, and here fills them up and makes them block. */
+static void fds_that_would_block_do_not_hold_the_worker_up(void)
+{
+    struct line *line = &bench.lines[0], *other = &bench.lines[1];
+    const uint64_t full = UINT64_MAX - 1;
+
+    open_bench(&sleepy, 2, 0, 0);
+    CHECK_EQUAL(write(line->call, &full, sizeof(full)), sizeof(full));
+    CHECK_EQUAL(write(line->kick, &full, sizeof(full)), sizeof(full));
+    CHECK_EQUAL(fcntl(line->call, F_SETFL, 0), 0);
+    CHECK_EQUAL(fcntl(line->kick, F_SETFL, 0), 0);
+    (void)want(line);
+    (void)want(other);
+    (void)send(line);
+    exchange(other);
+    exchange(other);
+    line->wanted.start = 0;
+    CHECK_EQUAL(want(line).state.used, 1);
+    close_bench();
+}
+
 static void a_ring_without_a_kick_fd_is_polled(void)
 {
     struct line *line = &bench.lines[0];
@@ -447,9 +470,11 @@ static void things_end_in_any_order(void)
     (void)want(&bench.lines[0]);
     vhu_queue_destroy(bench.lines[0].queue); /* while the worker serves the others */
     exchange(&bench.lines[2]);
-    CHECK_EQUAL(vhu_queue_create(bench.worker, bench.blk, bench.event_fd, &bench.lines[0].queue), 0);
+    CHECK_EQUAL(vhu_queue_create(bench.worker, bench.blk, bench.event_fd, &bench.lines[0].queue),
+                0);
     vhu_worker_destroy(bench.worker);
-    (void)vhu_queue_want(bench.lines[1].queue, &bench.lines[1].wanted); /* never applied, not leaked */
+    (void)vhu_queue_want(bench.lines[1].queue,
+                         &bench.lines[1].wanted); /* never applied, not leaked */
     (void)vhu_queue_want(bench.lines[1].queue, &bench.lines[1].wanted);
     CHECK_EQUAL(vhu_queue_set_fd(bench.lines[1].queue, VHU_FD_CALL, dup(bench.event_fd)), 0);
     close_lines();
@@ -475,14 +500,16 @@ static void *hammer(void *argument)
     return NULL;
 }
 
-/* Every change of the call fd signals it and every enable looks at the ring: requests keep flowing. */
+/* Every change of the call fd signals it and every enable looks at the ring: requests keep
+ * flowing. */
 static void wants_from_many_threads_overtake_each_other_without_harm(void)
 {
     for (int packed = 0; packed < 2; packed++) {
         struct line *line = &bench.lines[0];
         pthread_t threads[2];
 
-        open_bench(&polling, 1, packed ? FEATURE(RING_PACKED) | FEATURE(EVENT_IDX) : FEATURE(EVENT_IDX),
+        open_bench(&polling, 1,
+                   packed ? FEATURE(RING_PACKED) | FEATURE(EVENT_IDX) : FEATURE(EVENT_IDX),
                    packed ? WRAP_BIT : 0);
         (void)want(line);
         for (int i = 0; i < 2; i++)
@@ -508,10 +535,13 @@ static const struct test tests[] = {
     {"a running ring follows the memory table", a_running_ring_follows_the_memory_table},
     {"a broken ring says why and harms no other", a_broken_ring_says_why_and_harms_no_other},
     {"a start that cannot be is a broken ring", a_start_that_cannot_be_is_a_broken_ring},
-    {"a disabled ring is left alone until it is enabled", a_disabled_ring_is_left_alone_until_it_is_enabled},
+    {"a disabled ring is left alone until it is enabled",
+     a_disabled_ring_is_left_alone_until_it_is_enabled},
     {"a new call fd is signalled once", a_new_call_fd_is_signalled_once},
     {"pipes serve as kick and call even when their other end goes",
      pipes_serve_as_kick_and_call_even_when_their_other_end_goes},
+    {"fds that would block do not hold the worker up",
+     fds_that_would_block_do_not_hold_the_worker_up},
     {"a ring without a kick fd is polled", a_ring_without_a_kick_fd_is_polled},
     {"an fd that is none is refused", an_fd_that_is_none_is_refused},
     {"things end in any order", things_end_in_any_order},

@@ -16,7 +16,7 @@ _Static_assert(sizeof(void *) == 8, "a guest's addresses need a 64-bit process")
 #define store_relaxed(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_RELAXED)
 #define store_release(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_RELEASE)
 
-/* Orders an earlier store before a later load: a published index before the look at the peer's wish. */
+/* Orders an earlier store before a later load: a published index, then the peer's wish. */
 #define full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The block device (VIRTIO 1.2, section 5.2): requests straight between a file and guest memory. What a
- * request says is copied once out of guest memory, checked, and only the copy is used. A host error
- * becomes an I/O error in the guest, never success.
+ * The block device (VIRTIO 1.2, section 5.2): requests straight between a file and guest memory.
+ * What a request says is copied once out of guest memory, checked, and only the copy is used. A
+ * host error becomes an I/O error in the guest, never success.
  */
 #include "blk.h"
 
@@ -123,8 +123,8 @@ static void slice_skip(struct slice *slice, uint64_t bytes)
     }
 }
 
-/* Take `bytes`, which the slice must have, off its front into `copy`. The barrier keeps the compiler
- * from going back to the guest's bytes. */
+/* Take `bytes`, which the slice must have, off its front into `copy`. The barrier keeps the
+ * compiler from going back to the guest's bytes. */
 static void slice_take(struct slice *slice, void *copy, uint64_t bytes)
 {
     uint8_t *to = copy;
@@ -148,8 +148,9 @@ static bool on_disk(const struct vhu_blk *blk, uint64_t sector, uint64_t bytes)
     return bytes % SECTOR == 0 && sector <= capacity && bytes / SECTOR <= capacity - sector;
 }
 
-/* The fd that can carry out this transfer: a direct one makes demands on every address and length. */
-static int choose_fd(const struct vhu_blk_config *config, const struct slice *slice, uint64_t offset)
+/* The fd for this transfer: a direct one makes demands on every address and length. */
+static int choose_fd(const struct vhu_blk_config *config, const struct slice *slice,
+                     uint64_t offset)
 {
     uint64_t bits = offset;
 

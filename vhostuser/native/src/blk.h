@@ -14,8 +14,8 @@ struct blk_result {
     uint64_t bytes_written;
 };
 
-/* Carry out the request in `chain`, whose iov is used up. `features` are those of the ring, `extra_pieces`
- * the iov entries beyond one for each buffer. Blocks as long as the store does. */
+/* Carry out the request in `chain`, whose iov is used up. `features` are those of the ring,
+ * `extra_pieces` the iov entries beyond one for each buffer. Blocks as long as the store does. */
 void vhu_blk_serve(struct vhu_blk *blk, uint64_t features, const struct vhu_chain *chain,
                    uint32_t extra_pieces, struct blk_result *ret);
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The driver side of a ring, for front-ends. It owns the ring's memory and writes it freely, but what
- * the device writes there (used entries, event fields) is read once and checked.
+ * The driver side of a ring, for front-ends. It owns the ring's memory and writes it freely, but
+ * what the device writes there (used entries, event fields) is read once and checked.
  *
- * Free descriptors (split) and free ids (packed) form one queue: taken from its front, given back at
- * its end. Chains that come back in order therefore use the table in order, as IN_ORDER demands.
+ * Free descriptors (split) and free ids (packed) form one queue: taken from its front, given back
+ * at its end. Chains that come back in order therefore use the table in order, as IN_ORDER
+ * demands.
  */
 #include <errno.h>
 #include <stdlib.h>

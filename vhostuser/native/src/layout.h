@@ -101,9 +101,12 @@ static inline struct desc read_desc(const struct desc *shared)
  * going back to the shared bytes instead of using the copy. */
 static inline struct desc read_indirect_desc(const uint8_t *table, uint32_t index)
 {
+    const uint8_t *from = table + (uint64_t)index * sizeof(struct desc);
     struct desc copy;
 
-    memcpy(&copy, table + (uint64_t)index * sizeof(copy), sizeof(copy));
+    if (__builtin_expect((uintptr_t)from % _Alignof(struct desc) == 0, 1))
+        return read_desc((const struct desc *)from);
+    memcpy(&copy, from, sizeof(copy));
     __asm__ volatile("" : "+m"(copy));
     return copy;
 }
@@ -141,10 +144,11 @@ static inline void packed_advance(struct packed_cursor *cursor, uint32_t num, ui
     cursor->offset = (uint16_t)offset;
 }
 
-/* Whether the peer that wrote `shared` wants to hear of the `slots` slots before `now`. An area that makes
- * no sense asks for every notification: too many harm nobody, too few would hang the peer. */
-static inline bool packed_event_wanted(const union packed_event *shared, bool event_idx, uint32_t num,
-                                       struct packed_cursor now, uint32_t slots)
+/* Whether the peer that wrote `shared` wants to hear of the `slots` slots before `now`. An area
+ * that makes no sense asks for every notification: too many harm nobody, too few would hang the
+ * peer. */
+static inline bool packed_event_wanted(const union packed_event *shared, bool event_idx,
+                                       uint32_t num, struct packed_cursor now, uint32_t slots)
 {
     union packed_event event = {.word = load_relaxed(&shared->word)};
     uint16_t mode = event.flags & EVENT_MASK, offset = event.place & (WRAP_BIT - 1);

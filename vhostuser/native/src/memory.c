@@ -190,7 +190,7 @@ uint32_t vhu_mem_pins(const struct vhu_mem *mem)
 
 const struct span *vhu_span_search(const struct span *spans, uint32_t count, uint64_t address)
 {
-    uint32_t low = 0, high = count; /* the answer, if any, is the last span that starts in [low, high) */
+    uint32_t low = 0, high = count; /* the last span that starts at or below lies below `high` */
 
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Device side of a packed ring (VIRTIO 1.2, section 2.8). The driver may change any shared byte at any
- * time: each is read once, checked, and only the copy is used.
+ * Device side of a packed ring (VIRTIO 1.2, section 2.8). The driver may change any shared byte at
+ * any time: each is read once, checked, and only the copy is used.
  */
 #include "ring.h"
 
@@ -11,8 +11,8 @@ static int walk_table(struct vhu_ring *ring, struct vhu_chain *chain, const stru
 {
     const uint8_t *table;
     uint32_t entries;
-    int rc = vhu_ring_open_table(ring, indirect, indirect->packed.length, indirect->packed.flags, &table,
-                                 &entries);
+    int rc = vhu_ring_open_table(ring, indirect, indirect->packed.length, indirect->packed.flags,
+                                 &table, &entries);
 
     if (rc < 0)
         return rc;
@@ -47,7 +47,7 @@ int vhu_packed_pop(struct vhu_ring *ring, struct vhu_chain *chain)
     uint32_t count = 0;
     struct desc desc;
 
-    /* the acquire load that finds the first descriptor available also brings the rest of the chain */
+    /* the acquire load that finds the first descriptor available brings the rest of the chain */
     desc.word = load_acquire(&ring->desc[cursor.offset].word);
     if (!packed_is_avail(desc.packed.flags, cursor.wrap))
         return 0;

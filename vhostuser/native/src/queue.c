@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -15,10 +16,10 @@
 
 enum {
     BATCH = 64,            /* chains before other rings get their turn */
-    RENEW_AFTER = 1 << 14, /* chains after which an event index in the past could come round again */
+    RENEW_AFTER = 1 << 14, /* chains, long before an event index in the past comes round again */
 };
 
-/* ---- Other threads ------------------------------------------------------------------------------- */
+/* ---- Other threads --------------------------------------------------------------------------- */
 
 int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_fd,
                      struct vhu_queue **ret)
@@ -75,7 +76,8 @@ int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
 
     if ((unsigned)which >= QUEUE_FDS || fd < NO_FD)
         return -EINVAL;
-    if (fd != NO_FD && ((flags = fcntl(fd, F_GETFL)) < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
+    if (fd != NO_FD &&
+        ((flags = fcntl(fd, F_GETFL)) < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
         int rc = -errno;
 
         close(fd);
@@ -105,7 +107,7 @@ void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
     ret->calls_suppressed = load_relaxed(&queue->counters.calls_suppressed);
 }
 
-/* ---- The worker's thread ------------------------------------------------------------------------- */
+/* ---- The worker's thread --------------------------------------------------------------------- */
 
 /* A counter has one writer, so that it needs no locked addition. */
 static void count(uint64_t *counter, uint64_t more)
@@ -113,13 +115,17 @@ static void count(uint64_t *counter, uint64_t more)
     store_relaxed(counter, *counter + more);
 }
 
-/* Signal an eventfd or a pipe. One that is full carries a signal already; one that is closed has nobody
- * who could miss it. SIGPIPE is blocked in this thread. */
+/* Signal an eventfd or a pipe. One that is full carries a signal already; one that is closed has
+ * nobody who could miss it. SIGPIPE is blocked in this thread. The peer shares the file's flags and
+ * may have cleared O_NONBLOCK, so that a full one is not even tried. */
 static void signal_fd(int fd)
 {
+    struct pollfd ready = {.fd = fd, .events = POLLOUT};
     const uint64_t one = 1;
 
-    if (fd != NO_FD && write(fd, &one, sizeof(one)) < 0)
+    if (fd == NO_FD || poll(&ready, 1, 0) != 1 || !(ready.revents & POLLOUT))
+        return;
+    if (write(fd, &one, sizeof(one)) < 0)
         return;
 }
 
@@ -131,7 +137,7 @@ static void publish_status(struct vhu_queue *queue)
     signal_fd(queue->event_fd);
 }
 
-/* Closing our fd would not do: the peer has the file open, too, so that epoll would go on with it. */
+/* Closing our fd would not do: the peer has the file open, too, and epoll would go on with it. */
 void vhu_queue_unwatch(struct vhu_queue *queue)
 {
     if (queue->kick_watched)
@@ -164,8 +170,8 @@ void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events)
 
     errno = EIO;
     if (events & EPOLLIN) {
-        /* The peer shares the file's flags and may have cleared O_NONBLOCK: ask not to wait each time,
-         * where the kernel can do that for this kind of file. */
+        /* The peer shares the file's flags and may have cleared O_NONBLOCK: ask not to wait each
+         * time, where the kernel can do that for this kind of file. */
         got = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
         if (got < 0 && (errno == EOPNOTSUPP || errno == EINVAL))
             got = read(fd, bytes, sizeof(bytes));
@@ -221,8 +227,8 @@ static void start_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *w
 static void stop_ring(struct vhu_queue *queue, enum vhu_queue_stop how)
 {
     if (queue->ring) {
-        /* Nothing is in flight between two requests. Leave the driver's view as a fresh ring has it;
-         * where the front-end is gone, its memory is not touched again. */
+        /* Nothing is in flight between two requests. Leave the driver's view as a fresh ring has
+         * it; where the front-end is gone, its memory is not touched again. */
         if (how == VHU_STOP_DRAIN)
             (void)vhu_ring_kick_enable(queue->ring);
         vhu_ring_state(queue->ring, &queue->actual.state);
@@ -316,7 +322,8 @@ static void serve_chain(struct vhu_queue *queue, const struct vhu_chain *chain)
 {
     struct blk_result result;
 
-    vhu_blk_serve(queue->blk, queue->current.config.features, chain, queue->ring->extra_pieces, &result);
+    vhu_blk_serve(queue->blk, queue->current.config.features, chain, queue->ring->extra_pieces,
+                  &result);
     (void)vhu_ring_push(queue->ring, chain, result.written); /* popped just now: cannot fail */
     count(&queue->counters.requests, 1);
     count(&queue->counters.errors, result.failed);

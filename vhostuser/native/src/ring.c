@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 enum {
-    TABLE_MIN = 1024,   /* Linux makes indirect tables longer than the ring, up to its segment limit */
-    PIECES_EXTRA = 512, /* iov entries beyond one for each descriptor, for buffers that cross regions */
+    TABLE_MIN = 1024,   /* Linux makes indirect tables longer than the ring */
+    PIECES_EXTRA = 512, /* iov entries for buffers that cross from region to region */
 };
 
 uint64_t vhu_ring_area_size(uint64_t features, uint32_t num, int area)
@@ -72,7 +72,8 @@ static void set_areas(struct vhu_ring *ring, void *desc, void *driver, void *dev
     }
 }
 
-int vhu_ring_create(struct vhu_mem *mem, const struct vhu_ring_config *config, struct vhu_ring **ret)
+int vhu_ring_create(struct vhu_mem *mem, const struct vhu_ring_config *config,
+                    struct vhu_ring **ret)
 {
     const struct vhu_ring_state *state = &config->state;
     int rc = vhu_ring_check_config(config);
@@ -112,7 +113,8 @@ void vhu_ring_destroy(struct vhu_ring *ring)
     free(ring);
 }
 
-int vhu_ring_move(struct vhu_ring *ring, struct vhu_mem *mem, void *desc, void *driver, void *device)
+int vhu_ring_move(struct vhu_ring *ring, struct vhu_mem *mem, void *desc, void *driver,
+                  void *device)
 {
     uint64_t layout = (uint64_t)ring->packed << VIRTIO_F_RING_PACKED;
 
@@ -154,8 +156,8 @@ int vhu_ring_add_pieces(struct vhu_ring *ring, struct vhu_chain *chain, const st
     return 0;
 }
 
-int vhu_ring_open_table(struct vhu_ring *ring, const struct desc *desc, uint32_t length, uint16_t flags,
-                        const uint8_t **ret_table, uint32_t *ret_entries)
+int vhu_ring_open_table(struct vhu_ring *ring, const struct desc *desc, uint32_t length,
+                        uint16_t flags, const uint8_t **ret_table, uint32_t *ret_entries)
 {
     uint32_t entries = length / sizeof(*desc);
 

@@ -15,7 +15,7 @@ struct split_device {
     struct split_avail *avail;
     struct split_used *used;
     uint16_t next_avail; /* the entry to pop next */
-    uint16_t seen_avail; /* the driver's index when last read; entries before it are not re-counted */
+    uint16_t seen_avail; /* the driver's index when last read, which is when it was reached */
     uint16_t next_used;  /* the entry to push next */
     uint16_t published;  /* the used index that the driver knows */
 };
@@ -82,8 +82,8 @@ static inline int chain_append(struct vhu_ring *ring, struct vhu_chain *chain, v
     return 0;
 }
 
-/* Check and append the buffer of one descriptor. A buffer of length 0 contributes nothing, wherever it
- * stands, and its address is not looked at. */
+/* Check and append the buffer of one descriptor. A buffer of length 0 contributes nothing,
+ * wherever it stands, and its address is not looked at. */
 static inline int chain_add(struct vhu_ring *ring, struct vhu_chain *chain, const struct desc *desc,
                             uint32_t length, uint16_t flags)
 {
@@ -100,9 +100,8 @@ static inline int chain_add(struct vhu_ring *ring, struct vhu_chain *chain, cons
 }
 
 /* Check an indirect descriptor of the ring's own table and find what it points at. */
-int vhu_ring_open_table(struct vhu_ring *ring, const struct desc *desc, uint32_t length, uint16_t flags,
-                        const uint8_t **ret_table, uint32_t *ret_entries);
-
+int vhu_ring_open_table(struct vhu_ring *ring, const struct desc *desc, uint32_t length,
+                        uint16_t flags, const uint8_t **ret_table, uint32_t *ret_entries);
 
 int vhu_split_pop(struct vhu_ring *ring, struct vhu_chain *chain);
 void vhu_split_push(struct vhu_ring *ring, uint16_t id, uint32_t written);

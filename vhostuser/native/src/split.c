@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Device side of a split ring (VIRTIO 1.2, section 2.7). The driver may change any shared byte at any
- * time: each is read once, checked, and only the copy is used.
+ * Device side of a split ring (VIRTIO 1.2, section 2.7). The driver may change any shared byte at
+ * any time: each is read once, checked, and only the copy is used.
  */
 #include "ring.h"
 
@@ -20,7 +20,8 @@ static int walk(struct vhu_ring *ring, struct vhu_chain *chain, uint32_t index)
         if (desc.split.flags & DESC_INDIRECT) {
             if (table)
                 return ring_break(ring, VHU_FAULT_INDIRECT_NESTED, desc.split.flags);
-            rc = vhu_ring_open_table(ring, &desc, desc.split.length, desc.split.flags, &table, &entries);
+            rc = vhu_ring_open_table(ring, &desc, desc.split.length, desc.split.flags, &table,
+                                     &entries);
             if (rc < 0)
                 return rc;
             index = count = 0;
@@ -68,7 +69,8 @@ int vhu_split_pop(struct vhu_ring *ring, struct vhu_chain *chain)
 
 void vhu_split_push(struct vhu_ring *ring, uint16_t id, uint32_t written)
 {
-    struct split_used_entry *entry = &ring->split.used->ring[ring->split.next_used & (ring->num - 1)];
+    struct split_used_entry *entry =
+        &ring->split.used->ring[ring->split.next_used & (ring->num - 1)];
 
     store_relaxed(&entry->id, id);
     store_relaxed(&entry->length, written);
@@ -106,8 +108,8 @@ void vhu_split_kick_disable(struct vhu_ring *ring)
 {
     struct split_device *split = &ring->split;
 
-    /* With the event index there is no "never": an index just passed comes again after 65,536 entries,
-     * unless it is renewed by another call. */
+    /* With the event index there is no "never": an index just passed comes again after 65,536
+     * entries, unless it is renewed by another call. */
     if (ring->event_idx)
         store_relaxed(split_avail_event(split->used, ring->num), (uint16_t)(split->next_avail - 1));
     else

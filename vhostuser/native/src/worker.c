@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A worker: a thread that serves the rings of its queues. It polls while that pays and sleeps in epoll
- * otherwise. Notifications are off while it polls; before it sleeps it asks for them and looks once more.
+ * A worker: a thread that serves the rings of its queues. It polls while that pays and sleeps in
+ * epoll otherwise. Notifications are off while it polls; before it sleeps it asks for them and
+ * looks once more.
  */
 #include "worker.h"
 
@@ -41,7 +42,7 @@ static void relax(void)
 #endif
 }
 
-/* ---- The thread ---------------------------------------------------------------------------------- */
+/* ---- The thread ------------------------------------------------------------------------------ */
 
 static void unlink_queue(struct vhu_queue **list, const struct vhu_queue *queue)
 {
@@ -115,9 +116,9 @@ static bool keep_polling(struct vhu_worker *worker)
     return now - worker->idle_since < worker->poll_ns;
 }
 
-/* Polling that found nothing is tried for half as long next time, until it is given up. Sleeps that were
- * hardly longer than the polling allowed bring it back: so an idle disk costs nothing, and a guest that
- * waits for each request before it sends the next is answered without a sleep. */
+/* Polling that found nothing is tried for half as long next time, until it is given up. Sleeps
+ * that were hardly longer than the polling allowed bring it back: so an idle disk costs nothing,
+ * and a guest that waits for each request before it sends the next is answered without a sleep. */
 static void adapt(struct vhu_worker *worker, uint64_t slept_ns, bool kicked)
 {
     if (worker->poll_ns > 0) {
@@ -139,7 +140,7 @@ static void suppress_kicks(struct vhu_worker *worker)
     }
 }
 
-/* Ask every driver for kicks. Returns how long may be slept, in ms: -1 for ever, 0 when work is there. */
+/* Ask every driver for kicks. Returns for how many ms to sleep: -1 for ever, 0 if work is there. */
 static int invite_kicks(struct vhu_worker *worker)
 {
     int timeout = -1;
@@ -202,7 +203,7 @@ static void *run(void *argument)
     return NULL;
 }
 
-/* ---- Other threads ------------------------------------------------------------------------------- */
+/* ---- Other threads --------------------------------------------------------------------------- */
 
 static void unref_worker(struct vhu_worker *worker)
 {

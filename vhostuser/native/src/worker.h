@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What worker.c and queue.c know of each other. A worker's thread owns its queues' rings; other threads
- * reach them through mailboxes under the worker's lock.
+ * What worker.c and queue.c know of each other. A worker's thread owns its queues' rings; other
+ * threads reach them through mailboxes under the worker's lock.
  */
 #ifndef VHU_WORKER_H
 #define VHU_WORKER_H
