@@ -262,6 +262,26 @@ static void a_stopped_ring_reports_where_it_goes_on(void)
     }
 }
 
+static void a_new_start_needs_no_stop_before_it(void)
+{
+    struct line *line = &bench.lines[0];
+
+    open_bench(&busy, 1, 0, 0);
+    const struct split_used *used = line->wanted.config.device;
+    (void)want(line);
+    exchange(line);
+    exchange(line);
+    line->wanted.start = 2;
+    line->wanted.config.state = (struct vhu_ring_state){.avail = 2, .used = 2};
+    CHECK_EQUAL(want(line).actual, VHU_QUEUE_RUNNING);
+    CHECK_EQUAL(load_relaxed(&used->flags), NO_NOTIFY); /* kicks are off while it is polled */
+    exchange(line);
+    line->wanted.start = 0;
+    CHECK_EQUAL(want(line).state.avail, 3);
+    CHECK_EQUAL(load_relaxed(&used->flags), 0);
+    close_bench();
+}
+
 static void a_running_ring_follows_the_memory_table(void)
 {
     struct line *line = &bench.lines[0];
@@ -532,6 +552,7 @@ static const struct test tests[] = {
     {"what was sent before the start is served without a kick",
      what_was_sent_before_the_start_is_served_without_a_kick},
     {"a stopped ring reports where it goes on", a_stopped_ring_reports_where_it_goes_on},
+    {"a new start needs no stop before it", a_new_start_needs_no_stop_before_it},
     {"a running ring follows the memory table", a_running_ring_follows_the_memory_table},
     {"a broken ring says why and harms no other", a_broken_ring_says_why_and_harms_no_other},
     {"a start that cannot be is a broken ring", a_start_that_cannot_be_is_a_broken_ring},

@@ -248,9 +248,10 @@ static void move_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *wa
 
 static void apply_wanted(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted)
 {
-    bool was_active = queue_is_active(queue);
+    bool anew = wanted->start != queue->current.start;
+    bool was_active = queue_is_active(queue) && !anew;
 
-    if (wanted->start != queue->current.start) {
+    if (anew) {
         if (queue->current.start)
             stop_ring(queue, wanted->how);
         if (wanted->start)
