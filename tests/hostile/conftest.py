@@ -17,7 +17,6 @@ import pytest
 import trio
 
 from protocol.vhost_user import FRONT_END_ROWS, ReplyKind
-from protocol.virtio import VirtioFeatures
 from vhostuser.devices import BlkDevice, BlkOptions, open_store
 from vhostuser.fds import OwnedFd
 from vhostuser.frontend import (
@@ -37,8 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
+    from protocol.virtio import VirtioFeatures
+
 SECTORS = 2048
-PACKED = TRANSPORT_FEATURES | VirtioFeatures.RING_PACKED
 _ROWS = {row.name: row for row in FRONT_END_ROWS}
 _U64 = struct.Struct("=Q")
 _ERROR_LINE = re.compile(
@@ -270,9 +270,6 @@ class Served:
 def number(name: str) -> int:
     """The number of a front-end message."""
     return _ROWS[name].number
-
-
-Serving = "Callable[..., AbstractAsyncContextManager[Served]]"
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ Specification: VIRTIO 1.2 §5.2.6.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -159,10 +158,8 @@ class BlockDriver:
             MemoryError: guest memory is full.
         """
         memory = self._memory
-        sector_aligned = functools.partial(memory.alloc, alignment=BLK_SECTOR_SIZE)
-        parts = [memory.alloc(BLK_HEADER_SIZE), sector_aligned(receive + 1)]
+        parts = self._alloc(BLK_HEADER_SIZE, receive + 1, *([len(send)] if send else []))
         if send:
-            parts.append(sector_aligned(len(send)))
             memory.write(parts[2].gpa, send)
         memory.write(parts[0].gpa, bytes(BlkHeader(type=kind, sector=sector)))
         received, status = parts[1].part(0, receive), parts[1].part(receive, 1)
@@ -199,6 +196,16 @@ class BlockDriver:
         except trio.Cancelled:
             queue.abandon(identity, release)
             raise
+
+    def _alloc(self, *sizes: int) -> list[GuestBuffer]:
+        """Take a buffer of each size, or none at all."""
+        parts: list[GuestBuffer] = []
+        try:
+            parts.extend(self._memory.alloc(size, alignment=BLK_SECTOR_SIZE) for size in sizes)
+        except MemoryError:
+            self._free(parts)
+            raise
+        return parts
 
     def _free(self, parts: Iterable[GuestBuffer]) -> None:
         for part in parts:

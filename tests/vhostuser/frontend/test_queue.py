@@ -307,7 +307,7 @@ async def test_a_cancelled_block_request_keeps_its_memory_until_the_device_is_do
 ) -> None:
     with device(memory, SPLIT) as end:
         disk = BlockDriver([end.queue])
-        free = memory.alloc(1)
+        free = memory.alloc(1, alignment=512)
         memory.free(free)
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -315,9 +315,19 @@ async def test_a_cancelled_block_request_keeps_its_memory_until_the_device_is_do
                 await trio.testing.wait_all_tasks_blocked()
                 scope.cancel()
         chain = end.pop()
-        assert memory.alloc(1).gpa != free.gpa
+        assert memory.alloc(1, alignment=512).gpa != free.gpa
         end.finish(chain, 513)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_serve_one, end, 0, b"", [])
             await disk.flush()
-        assert memory.alloc(1).gpa == free.gpa
+        assert memory.alloc(1, alignment=512).gpa == free.gpa
+
+
+async def test_a_request_that_guest_memory_has_no_room_for_takes_nothing_of_it(
+    memory: GuestMemory,
+) -> None:
+    with device(memory, SPLIT) as end:
+        room = _free(memory)
+        with pytest.raises(MemoryError):
+            await BlockDriver([end.queue]).read(0, 1 << 20)
+        assert _free(memory) == room
