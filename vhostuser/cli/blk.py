@@ -36,7 +36,7 @@ from vhostuser.server import (
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from vhostuser.devices import Store
     from vhostuser.server import Endpoint
@@ -168,34 +168,36 @@ async def _serve(store: Store, endpoint: Endpoint, options: argparse.Namespace) 
         async with BlkDevice.open(store, blk) as device:
             server = Server(device=device, endpoint=endpoint)
             kind = "read-only disk" if store.read_only else "disk"
-            _log.info("serving a %s of %d bytes on %d queues", kind, store.size, blk.queues)
-            await serve_until_signal(server, options.control)
+            what = f"a {kind} of {store.size} bytes on {blk.queues} queues"
+            await serve_until_signal(server, what, options.control)
 
 
-async def serve_until_signal(server: Server, control: Path | None = None) -> None:
+async def serve_until_signal(server: Server, what: str, control: Path | None) -> None:
     """Run a server, and its control socket, until SIGTERM, SIGINT, `quit` or the last front-end.
 
     Args:
         server: what to run.
+        what: what it serves, for the log line that says that all sockets are there.
         control: path of the control socket; None for none.
 
     Raises:
         UsageError: the control socket's path cannot be used.
         OSError: the endpoint failed.
     """
-    async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
             if control is not None:
                 monitor = Monitor(control, server, nursery.cancel_scope.cancel)
                 server.notify = monitor.emit
                 nursery.start_soon(monitor.run)
+            _log.info("serving %s", what)
             await server.run()
             nursery.cancel_scope.cancel()
 
 
-async def _end_on_signal(signals: object, scope: trio.CancelScope) -> None:
-    async for number in signals:  # type: ignore[attr-defined]
+async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for number in signals:
         _log.info("%s: ending", signal.Signals(number).name)
         # A thread that hangs in the store cannot be waited for: what it has not finished stays
         # unacknowledged, which is what a front-end must cope with anyway.

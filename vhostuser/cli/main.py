@@ -16,7 +16,7 @@ from vhostuser import __version__
 from vhostuser.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from vhostuser.cli.command import Command
 
@@ -63,10 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    status = 1
     try:
-        status: int = options.run(options)
-    except (UsageError, OSError) as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        print(f"vhostuser: {text}", file=sys.stderr)
-        return 1
+        status = options.run(options)
+    except* (UsageError, OSError) as group:
+        for error in _leaves(group):
+            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            print(f"vhostuser: {text}", file=sys.stderr)
     return status
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -137,8 +137,8 @@ class Datapath(Protocol):
     def capabilities(self) -> Capabilities:
         """What this datapath can do."""
 
-    async def watch(self, events: DatapathEvents) -> None:
-        """Pass on news to `events` until cancelled; must run beside every other method."""
+    def report_to(self, events: DatapathEvents) -> None:
+        """Pass news on to `events` from now on."""
 
     async def commit_memory(self, snapshot: Snapshot) -> None:
         """Move every ring to `snapshot`; return when nothing uses the one before.

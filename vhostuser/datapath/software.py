@@ -85,6 +85,8 @@ class SoftwareDatapath:
     def __init__(self, store: Pointer, *, queues: int, workers: int, poll_us: int) -> None:
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = trio.Event()
+        self._watching = trio.CancelScope(shield=True)
+        self._events: DatapathEvents | None = None
         self._snapshot: Snapshot | None = None
         self._workers: list[Pointer] = []
         self._queues: list[_Queue] = []
@@ -122,7 +124,12 @@ class SoftwareDatapath:
         """
         datapath = cls(store, queues=queues, workers=workers, poll_us=poll_us)
         try:
-            yield datapath
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(datapath._watch)
+                try:
+                    yield datapath
+                finally:
+                    datapath._watching.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(datapath._destroy)
@@ -145,22 +152,33 @@ class SoftwareDatapath:
         """What this datapath can do."""
         return Capabilities(start_at_state=True, report_state=True)
 
-    async def watch(self, events: DatapathEvents) -> None:
-        """Pass on what the engine publishes; runs until cancelled, beside every other method."""
-        while True:
-            await trio.lowlevel.wait_readable(self._event_fd)
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._event_fd)
-            changed, self._changed = self._changed, trio.Event()
-            changed.set()
-            for index, queue in enumerate(self._queues):
-                self._report_fault(index, queue, events)
+    def report_to(self, events: DatapathEvents) -> None:
+        """Pass news on to `events`. See `Datapath.report_to`."""
+        self._events = events
 
-    def _report_fault(self, index: int, queue: _Queue, events: DatapathEvents) -> None:
+    async def _watch(self) -> None:
+        """Take up what the engine publishes, for as long as the datapath is open.
+
+        Shielded: who stops a ring while everything else is being cancelled waits for it.
+        """
+        with self._watching:
+            while True:
+                await trio.lowlevel.wait_readable(self._event_fd)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._event_fd)
+                changed, self._changed = self._changed, trio.Event()
+                changed.set()
+                for queue in self._queues:
+                    self._report_fault(queue)
+
+    def _report_fault(self, queue: _Queue) -> None:
         status = queue.status()
         if status.actual == lib.VHU_QUEUE_BROKEN and queue.reported != queue.starts:
             queue.reported = queue.starts
-            events.ring_broken(index, Fault(int(status.fault)), int(status.fault_value))
+            if self._events is not None:
+                index = self._queues.index(queue)
+                fault = Fault(int(status.fault))
+                self._events.ring_broken(index, fault, int(status.fault_value))
 
     async def _applied(self, queue: _Queue, number: int) -> Pointer:
         """Wait until the engine did what was wanted; return the status that says so."""

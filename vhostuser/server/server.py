@@ -212,11 +212,9 @@ class Server:
         Raises:
             OSError: the endpoint failed.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.device.datapath.watch, self)
-            while (sock := await self.endpoint.accept()) is not None:
-                await self._serve(sock)
-            nursery.cancel_scope.cancel()
+        self.device.datapath.report_to(self)
+        while (sock := await self.endpoint.accept()) is not None:
+            await self._serve(sock)
 
     async def _serve(self, sock: trio.socket.SocketType) -> None:
         served = ServedConnection(sock, self.device, dialect=self.dialect, seconds=self.seconds)

@@ -71,7 +71,7 @@ class FakeDatapath:
         positions: what `stop_queue` returns for a ring; the initial position where nothing is set.
         fail: raised by the next `start_queue`, once.
         fds: the fds that were handed over and not yet replaced.
-        events: what `watch` was given.
+        events: what `report_to` was given.
     """
 
     queues: int = 2
@@ -86,10 +86,9 @@ class FakeDatapath:
         """Everything that there is."""
         return Capabilities(start_at_state=True, report_state=True)
 
-    async def watch(self, events: DatapathEvents) -> None:
+    def report_to(self, events: DatapathEvents) -> None:
         """Keep `events`, so that a test can call it."""
         self.events = events
-        await trio.sleep_forever()
 
     async def commit_memory(self, snapshot: Snapshot) -> None:
         """Write down the snapshot's number."""
