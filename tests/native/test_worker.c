@@ -425,10 +425,7 @@ static void pipes_serve_as_kick_and_call_even_when_their_other_end_goes(void)
     CHECK(receive(line));
     close(kick[1]);
     close(call[0]);
-    exchange(other); /* the worker lives on and still sleeps: */
-    uint64_t kicks = status_of(line).kicks;
-    exchange(other);
-    CHECK_EQUAL(status_of(line).kicks, kicks);
+    exchange(other); /* the worker lives on */
     (void)send(line); /* looked at whenever the worker wakes up */
     exchange(other);
     line->wanted.start = 0;
