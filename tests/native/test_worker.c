@@ -426,8 +426,9 @@ static void pipes_serve_as_kick_and_call_even_when_their_other_end_goes(void)
     close(kick[1]);
     close(call[0]);
     exchange(other); /* the worker lives on */
-    (void)send(line); /* looked at whenever the worker wakes up */
+    (void)send(line); /* looked at whenever the worker wakes up: */
     exchange(other);
+    exchange(other); /* by now at least one pass saw it */
     line->wanted.start = 0;
     CHECK_EQUAL(want(line).state.used, 2);
     close_bench();
