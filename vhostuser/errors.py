@@ -6,7 +6,7 @@ for each kind is in docs/decisions/0004.
 
 from __future__ import annotations
 
-__all__ = ["RingStartError", "StoreError", "UsageError", "WorkerStuckError"]
+__all__ = ["RequestError", "StoreError", "UsageError", "WorkerStuckError"]
 
 
 class UsageError(Exception):
@@ -17,8 +17,20 @@ class StoreError(OSError):
     """The disk image or block device cannot be used."""
 
 
-class RingStartError(OSError):
-    """The engine refused to start a ring; its position or its addresses are not legal."""
+class RequestError(OSError):
+    """The host cannot do what a front-end asked for, because of a value that came with it.
+
+    Args:
+        number: the errno.
+        rule: what would have been possible, or why this was not.
+        field: the part of the request.
+        value: what it held.
+    """
+
+    def __init__(self, number: int, rule: str, *, field: str, value: object) -> None:
+        super().__init__(number, rule)
+        self.field = field
+        self.value = value
 
 
 class WorkerStuckError(OSError):

@@ -22,7 +22,7 @@ from vhostuser.datapath.interface import (
     RingStatistics,
     StopMode,
 )
-from vhostuser.errors import RingStartError, WorkerStuckError
+from vhostuser.errors import RequestError, WorkerStuckError
 from vhostuser.native import check, ffi, lib
 from vhostuser.virtqueue import Fault, RingState
 
@@ -205,24 +205,25 @@ class SoftwareDatapath:
     def _translate(self, start: RingStart) -> tuple[int, ...] | None:
         try:
             return tuple(self._area(start, area) for area in range(len(_AREAS)))
-        except RingStartError:
+        except RequestError:
             return None
 
     def _area(self, start: RingStart, area: int) -> int:
         """Host address of one of a ring's areas.
 
         Raises:
-            RingStartError: it does not lie inside guest memory.
+            RequestError: it does not lie inside guest memory.
         """
         name = _AREAS[area]
         address = getattr(start, name)
         size = int(lib.vhu_ring_area_size(int(start.features), start.num, area))
         hva = self._snapshot.uva_to_hva(address, size) if self._snapshot else None
         if hva is None:
-            raise RingStartError(
+            raise RequestError(
                 errno.EFAULT,
-                f"{name} address {address:#x}: its {size} bytes do not lie inside one region of "
-                "the memory table; send the memory before the ring",
+                f"its {size} bytes lie inside one region of the memory table",
+                field=name,
+                value=f"{address:#x}",
             )
         return hva
 
@@ -247,15 +248,19 @@ class SoftwareDatapath:
         queue.wanted.start = queue.starts
         queue.set_fd(RingFd.KICK, kick)
         queue.start = start
+        queue.reported = queue.starts  # what goes wrong until here is the caller's news
         status = await self._applied(queue, queue.want())
         if status.actual == lib.VHU_QUEUE_BROKEN and status.fault == lib.VHU_FAULT_RING_ADDRESS:
-            queue.reported = queue.starts
             await self.stop_queue(index, StopMode.ABANDON)
-            raise RingStartError(
+            raise RequestError(
                 errno.EINVAL,
-                f"base {state.avail} with used index {used}: not a position that a ring of "
-                f"{start.num} descriptors can have, or its areas are misaligned",
+                f"a position that a ring of {start.num} descriptors with used index {used} can "
+                "have, and areas aligned for its layout",
+                field="base",
+                value=state.avail,
             )
+        queue.reported = 0
+        self._report_fault(queue)
 
     async def stop_queue(self, index: int, how: StopMode) -> RingState:
         """Stop ring `index`; return its position. See `Datapath.stop_queue`."""

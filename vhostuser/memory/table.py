@@ -9,9 +9,13 @@ ADD_MEM_REG, REM_MEM_REG.
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vhostuser.errors import RequestError
+from vhostuser.fds import kind_of
 from vhostuser.native import check, ffi, lib
 
 if TYPE_CHECKING:
@@ -35,14 +39,23 @@ class _Mapping:
 
     def __init__(self, region: MemRegion, fd: OwnedFd) -> None:
         ret = ffi.new("struct vhu_region **")
-        what = (
-            f"map guest memory: gpa {region.gpa:#x}, uva {region.uva:#x}, size {region.size:#x} "
-            f"at offset {region.offset:#x} of the front-end's fd"
-        )
         code = lib.vhu_region_map(
             fd.fileno(), region.gpa, region.uva, region.size, region.offset, ret
         )
-        check(code, what)
+        if code == -errno.ERANGE:
+            raise RequestError(
+                errno.ERANGE,
+                "the region ends where its file ends, or before",
+                field="offset + size",
+                value=f"{region.offset + region.size:#x}",
+            )
+        if code < 0:
+            raise RequestError(
+                -code,
+                f"memory that can be mapped shared and writable: {os.strerror(-code)}",
+                field="fd",
+                value=kind_of(fd).value,
+            )
         self.region = region
         self.native = ret[0]
 

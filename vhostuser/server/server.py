@@ -25,6 +25,7 @@ from protocol.vhost_user import (
     Role,
     describe,
 )
+from vhostuser.errors import RequestError
 from vhostuser.server.carry import Carrier
 from vhostuser.server.channel import BackendChannel
 from vhostuser.session import Session
@@ -249,7 +250,19 @@ def _reason(request: Request, error: RemoteProtocolError | OSError) -> str:
     """Say in one line why a request was not served."""
     if isinstance(error, RemoteProtocolError):
         return str(error)
-    return f'message={request.row.name} rule="{error.strerror}" section="{request.row.section}"'
+    field, value = "fd", None
+    if isinstance(error, RequestError):
+        field, value = error.field, error.value
+    section = request.row.section
+    return str(
+        RemoteProtocolError(
+            error.strerror or str(error),
+            message=request.row.name,
+            field=field,
+            value=value,
+            section=section,
+        )
+    )
 
 
 def _peer_process(sock: trio.socket.SocketType) -> int:

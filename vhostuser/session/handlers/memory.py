@@ -14,13 +14,31 @@ from vhostuser.session.plan import AddRegion, RemoveRegion, ReplaceMemory, settl
 from vhostuser.session.refusal import Refusal
 
 if TYPE_CHECKING:
-    from protocol.vhost_user import AddMemReg, RemMemReg, SetMemTable
+    from collections.abc import Sequence
+
+    from protocol.vhost_user import AddMemReg, MemRegion, RemMemReg, SetMemTable
     from vhostuser.devices import DeviceProfile
     from vhostuser.fds import OwnedFd
     from vhostuser.session.plan import Plan
     from vhostuser.session.state import SessionState
 
     Fds = tuple[OwnedFd, ...]
+
+
+_PAGE = 4096
+
+
+def _require_mappable(new: MemRegion, others: Sequence[MemRegion]) -> None:
+    """Check what can be said of a region without its file."""
+    for name in ("gpa", "uva", "offset"):
+        value = getattr(new, name)
+        if value % _PAGE:
+            raise Refusal(name, f"{value:#x}", f"a multiple of {_PAGE}")
+    for other in others:
+        for name in ("gpa", "uva"):
+            start, begin = getattr(new, name), getattr(other, name)
+            if start < begin + other.size and begin < start + new.size:
+                raise Refusal(name, f"{start:#x}", "a range that no other region holds")
 
 
 def set_mem_table(
@@ -31,6 +49,8 @@ def set_mem_table(
         raise Refusal(
             "nregions", len(request.regions), f"one fd comes with each region; {len(fds)} came"
         )
+    for number, region in enumerate(request.regions):
+        _require_mappable(region, request.regions[:number])
     step = ReplaceMemory(tuple(zip(request.regions, fds, strict=True)))
     return settled(replace(state, regions=request.regions), step)
 
@@ -39,6 +59,7 @@ def add_mem_reg(_profile: DeviceProfile, state: SessionState, request: AddMemReg
     """Add one region."""
     if len(state.regions) >= MAX_SLOTS:
         raise Refusal("region", len(state.regions) + 1, f"at most {MAX_SLOTS} fit")
+    _require_mappable(request.region, state.regions)
     after = replace(state, regions=(*state.regions, request.region))
     return settled(after, AddRegion(request.region, fds[0]))
 

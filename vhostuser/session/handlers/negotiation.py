@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from protocol.vhost_user import U64, ConfigReply
 from protocol.virtio import VirtioFeatures
 from vhostuser.datapath import StopMode
+from vhostuser.fds import FdKind, kind_of
 from vhostuser.memory import MAX_SLOTS
 from vhostuser.session.plan import (
     EnableRing,
@@ -61,6 +62,11 @@ _RING_FORMAT = (
 )
 
 
+def _not_offered(accepted: int, offered: int) -> int:
+    # As plain numbers: the complement of a flag set knows no bits above those that have a name.
+    return int(accepted) & ~int(offered)
+
+
 def get_features(
     profile: DeviceProfile, state: SessionState, _request: GetFeatures, _fds: Fds
 ) -> Plan:
@@ -72,9 +78,9 @@ def set_features(
     profile: DeviceProfile, state: SessionState, request: SetFeatures, _fds: Fds
 ) -> Plan:
     """Take the accepted features. It may come again while rings run, which it must not disturb."""
-    unknown = request.features & ~profile.features
+    unknown = _not_offered(request.features, profile.features)
     if unknown:
-        raise Refusal("features", int(request.features), f"bits {int(unknown):#x} were not offered")
+        raise Refusal("features", int(request.features), f"bits {unknown:#x} were not offered")
     running = any(vring.started for vring in state.vrings)
     if running and (request.features ^ state.features) & _RING_FORMAT:
         raise Refusal(
@@ -102,9 +108,9 @@ def set_protocol_features(
     profile: DeviceProfile, state: SessionState, request: SetProtocolFeatures, _fds: Fds
 ) -> Plan:
     """Take the accepted protocol features."""
-    unknown = request.features & ~profile.protocol_features
+    unknown = _not_offered(request.features, profile.protocol_features)
     if unknown:
-        raise Refusal("features", int(request.features), f"bits {int(unknown):#x} were not offered")
+        raise Refusal("features", int(request.features), f"bits {unknown:#x} were not offered")
     return settled(replace(state, protocol_features=request.features))
 
 
@@ -187,4 +193,7 @@ def set_backend_req_fd(
     _profile: DeviceProfile, state: SessionState, _request: SetBackendReqFd, fds: Fds
 ) -> Plan:
     """Take the socket for requests of ours; the last one wins."""
+    kind = kind_of(fds[0])
+    if kind is not FdKind.SOCKET:
+        raise Refusal("fd", kind.value, "a connected UNIX stream socket")
     return settled(replace(state, backend_channel=True), OpenBackendChannel(fds[0]))
