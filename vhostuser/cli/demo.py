@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -158,9 +159,17 @@ def _pattern(layout: str) -> bytes:
     return b"".join(line.encode("ascii").ljust(_SECTOR, b"\0") for line in lines)
 
 
+def _program() -> str:
+    """Name this program as the user can type it."""
+    program = Path(sys.argv[0])
+    with contextlib.suppress(ValueError):
+        return str(program.resolve().relative_to(Path.cwd()))
+    return "vhostuser"
+
+
 def _print_command() -> None:
     print("To attach a guest, serve the disk in one terminal:\n")
-    print("    vhostuser blk --socket-path=/tmp/disk.sock\n")
+    print(f"    {_program()} blk --socket-path=/tmp/disk.sock\n")
     print("and boot from it in another:\n")
     print(f"    {shlex.join(_command(Path('/tmp/disk.sock')))}\n")  # noqa: S108 - an example
 
