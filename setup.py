@@ -1,3 +1,4 @@
 from setuptools import setup
 
-setup(cffi_modules=["vhostuser/native/build.py:ffi"], options={"bdist_wheel": {"py_limited_api": "cp311"}})
+abi3 = {"bdist_wheel": {"py_limited_api": "cp311"}}
+setup(cffi_modules=["vhostuser/native/build.py:ffi"], options=abi3)
