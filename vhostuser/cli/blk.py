@@ -16,6 +16,7 @@ import trio
 
 from vhostuser.cli.command import Command, parse_size
 from vhostuser.devices import (
+    SERIAL_BYTES,
     BlkDevice,
     BlkOptions,
     default_store,
@@ -62,6 +63,15 @@ def _number(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
+def _serial(text: str) -> str:
+    if len(text.encode("ascii")) > SERIAL_BYTES:
+        raise ValueError(text)
+    return text
+
+
+_serial.__name__ = f"serial (up to {SERIAL_BYTES} ASCII characters)"
+
+
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print-capabilities",
@@ -69,15 +79,25 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="print what this back-end can do as JSON, and end",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--socket-path", type=Path, help="listen on this UNIX socket")
+    where.add_argument(
+        "--socket-path", type=Path, metavar="PATH", help="listen on this UNIX socket"
+    )
     where.add_argument(
         "--fd", type=_number(0, 1 << 20), help="use this socket, listening or connected"
     )
     where.add_argument(
-        "--connect", type=Path, help="connect to a front-end that listens here, with retries"
+        "--connect",
+        type=Path,
+        metavar="PATH",
+        help="connect to a front-end that listens here, with retries",
     )
     store = parser.add_mutually_exclusive_group()
-    store.add_argument("--blk-file", type=Path, help="disk image or block device")
+    store.add_argument(
+        "--blk-file",
+        type=Path,
+        metavar="FILE",
+        help="disk image or block device; without any disk the built-in one is served",
+    )
     store.add_argument(
         "--null",
         type=parse_size,
@@ -90,29 +110,41 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-only", action="store_true", help="refuse writes")
     parser.add_argument("--direct", action="store_true", help="bypass the page cache (O_DIRECT)")
     parser.add_argument(
-        "--num-queues", type=_number(1, _MOST_QUEUES), default=1, metavar="N", help="request queues"
+        "--num-queues",
+        type=_number(1, _MOST_QUEUES),
+        default=1,
+        metavar="N",
+        help="request queues (default: %(default)s)",
     )
     parser.add_argument(
         "--queue-size",
         type=_number(2, _LARGEST_QUEUE),
         default=1024,
         metavar="N",
-        help="largest ring size accepted",
+        help="largest ring size accepted (default: %(default)s)",
     )
-    parser.add_argument("--serial", default="vhostuser", help="serial number, up to 20 characters")
+    parser.add_argument(
+        "--serial",
+        type=_serial,
+        default="vhostuser",
+        help="serial number, up to 20 characters (default: %(default)s)",
+    )
     parser.add_argument(
         "--workers",
         type=_number(1, _MOST_WORKERS),
         default=1,
         metavar="N",
-        help="threads that share the queues",
+        help="threads that share the queues (default: %(default)s)",
     )
     parser.add_argument(
         "--poll-us",
         type=_number(0, _LONGEST_POLL_US),
         default=50,
         metavar="N",
-        help="longest time to poll an idle ring before sleeping",
+        help="longest time to poll an idle ring before sleeping, in us (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--busy-poll", action="store_true", help="never sleep: each worker keeps a processor busy"
     )
     parser.add_argument(
         "--control", type=Path, metavar="PATH", help="serve a control socket (QMP) here"
@@ -135,6 +167,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _store(options: argparse.Namespace) -> Store:
+    if options.direct and options.blk_file is None:
+        raise UsageError("--direct bypasses the page cache of a file: give --blk-file FILE")
     if options.null is not None:
         return null_store(options.null, read_only=options.read_only)
     if options.memory is not None:
@@ -142,7 +176,7 @@ def _store(options: argparse.Namespace) -> Store:
     if options.blk_file is not None:
         return open_store(options.blk_file, read_only=options.read_only, direct=options.direct)
     _log.info("no disk was named: serving the built-in one (--blk-file FILE serves an image)")
-    return default_store()
+    return default_store(read_only=options.read_only)
 
 
 def _endpoint(options: argparse.Namespace) -> Endpoint:
@@ -163,6 +197,7 @@ async def _serve(store: Store, endpoint: Endpoint, options: argparse.Namespace) 
         serial=options.serial,
         workers=options.workers,
         poll_us=options.poll_us,
+        busy_poll=options.busy_poll,
     )
     with contextlib.closing(endpoint):
         async with BlkDevice.open(store, blk) as device:

@@ -36,12 +36,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     named = [name for name in points if name in arguments[:1]] or sorted(points)
     for name in named:
         command: Command = points[name].load()
-        sub = commands.add_parser(
-            name,
-            help=command.summary,
-            description=command.summary,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        sub = commands.add_parser(name, help=command.summary, description=command.summary)
         sub.add_argument("--verbose", "-v", action="store_true", help="log every message, too")
         command.configure(sub)
         sub.set_defaults(run=command.run)

@@ -82,7 +82,9 @@ class SoftwareDatapath:
     Make it with `async with SoftwareDatapath.open(...)`; the threads end with the block.
     """
 
-    def __init__(self, store: Pointer, *, queues: int, workers: int, poll_us: int) -> None:
+    def __init__(
+        self, store: Pointer, *, queues: int, workers: int, poll_us: int, busy_poll: bool
+    ) -> None:
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = trio.Event()
         self._watching = trio.CancelScope(shield=True)
@@ -91,25 +93,25 @@ class SoftwareDatapath:
         self._workers: list[Pointer] = []
         self._queues: list[_Queue] = []
         try:
-            self._create(store, queues, min(workers, queues), poll_us)
+            self._create_workers(min(workers, queues), poll_us, busy_poll=busy_poll)
+            for index in range(queues):
+                worker = self._workers[index % len(self._workers)]
+                self._queues.append(_Queue(worker, store, self._event_fd))
         except BaseException:
             self._destroy()
             raise
 
-    def _create(self, store: Pointer, queues: int, workers: int, poll_us: int) -> None:
-        config = ffi.new("struct vhu_worker_config *", {"poll_us": poll_us})
-        for _ in range(workers):
+    def _create_workers(self, count: int, poll_us: int, *, busy_poll: bool) -> None:
+        config = ffi.new("struct vhu_worker_config *", {"poll_us": poll_us, "busy": busy_poll})
+        for _ in range(count):
             ret = ffi.new("struct vhu_worker **")
             check(lib.vhu_worker_create(config, ret), "start a worker thread")
             self._workers.append(ret[0])
-        for index in range(queues):
-            worker = self._workers[index % workers]
-            self._queues.append(_Queue(worker, store, self._event_fd))
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, store: Pointer, *, queues: int, workers: int, poll_us: int
+        cls, store: Pointer, *, queues: int, workers: int, poll_us: int, busy_poll: bool = False
     ) -> AsyncIterator[SoftwareDatapath]:
         """Start the worker threads for the length of the block.
 
@@ -118,11 +120,12 @@ class SoftwareDatapath:
             queues: rings to serve.
             workers: threads that share them, at most one a ring.
             poll_us: longest time to poll an idle ring before sleeping, in microseconds.
+            busy_poll: never sleep.
 
         Raises:
             OSError: the host is out of threads, memory or file descriptors.
         """
-        datapath = cls(store, queues=queues, workers=workers, poll_us=poll_us)
+        datapath = cls(store, queues=queues, workers=workers, poll_us=poll_us, busy_poll=busy_poll)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(datapath._watch)

@@ -2,6 +2,7 @@
 
 from vhostuser.devices.base import Device, DeviceProfile
 from vhostuser.devices.blk import (
+    SERIAL_BYTES,
     BlkDevice,
     BlkOptions,
     Store,
@@ -19,6 +20,7 @@ from vhostuser.devices.default_disk import (
 __all__ = [
     "DEFAULT_SECTORS",
     "GREETING",
+    "SERIAL_BYTES",
     "BlkDevice",
     "BlkOptions",
     "Device",

@@ -29,15 +29,26 @@ if TYPE_CHECKING:
 
     from vhostuser.native import Pointer
 
-__all__ = ["BlkDevice", "BlkOptions", "Store", "memory_store", "null_store", "open_store"]
+__all__ = [
+    "SERIAL_BYTES",
+    "BlkDevice",
+    "BlkOptions",
+    "Store",
+    "memory_store",
+    "null_store",
+    "open_store",
+]
 
 SECTOR = 512
-_SERIAL_BYTES = 20
+SERIAL_BYTES = 20
+"""Longest serial number."""
 _SEG_MAX = 126
 """Data buffers a request may have: what fits a ring of 128 with header and status."""
 _MAX_DISCARD_SECTORS = 1 << 22
-"""2 GiB: bounds how long one request can keep a worker."""
-_MAX_SEGMENTS = 16
+_MAX_DISCARD_SEGMENTS = 16
+_MAX_WRITE_ZEROES_SECTORS = 1 << 18
+_MAX_WRITE_ZEROES_SEGMENTS = 1
+"""Bound how long one request keeps a worker, also where zeroes must be written one by one."""
 _BLKSSZGET = 0x1268
 _BLKGETSIZE64 = 0x80081272
 _PAGE = mmap.PAGESIZE
@@ -207,6 +218,7 @@ class BlkOptions:
         serial: what GET_ID returns, at most 20 bytes of ASCII.
         workers: engine threads.
         poll_us: longest time to poll an idle ring before sleeping, in microseconds.
+        busy_poll: never sleep; each worker keeps a processor busy.
     """
 
     queues: int = 1
@@ -214,6 +226,7 @@ class BlkOptions:
     serial: str = ""
     workers: int = 1
     poll_us: int = 50
+    busy_poll: bool = False
 
 
 class BlkDevice:
@@ -251,7 +264,11 @@ class BlkDevice:
             stack.callback(lib.vhu_blk_destroy, native)
             try:
                 async with SoftwareDatapath.open(
-                    native, queues=options.queues, workers=options.workers, poll_us=options.poll_us
+                    native,
+                    queues=options.queues,
+                    workers=options.workers,
+                    poll_us=options.poll_us,
+                    busy_poll=options.busy_poll,
                 ) as datapath:
                     yield cls(_profile(store, options), _config(store, options), datapath, store)
             except WorkerStuckError:
@@ -284,24 +301,24 @@ def _config(store: Store, options: BlkOptions) -> bytes:
         blk_size=max(SECTOR, store.alignment),
         num_queues=options.queues,
         max_discard_sectors=_MAX_DISCARD_SECTORS,
-        max_discard_seg=_MAX_SEGMENTS,
+        max_discard_seg=_MAX_DISCARD_SEGMENTS,
         discard_sector_alignment=max(SECTOR, store.alignment) // SECTOR,
-        max_write_zeroes_sectors=_MAX_DISCARD_SECTORS,
-        max_write_zeroes_seg=_MAX_SEGMENTS,
+        max_write_zeroes_sectors=_MAX_WRITE_ZEROES_SECTORS,
+        max_write_zeroes_seg=_MAX_WRITE_ZEROES_SEGMENTS,
         write_zeroes_may_unmap=1,
     )
     return bytes(config)
 
 
 def _create_native(store: Store, options: BlkOptions) -> Pointer:
-    serial = options.serial.encode("ascii", "replace")[:_SERIAL_BYTES]
+    serial = options.serial.encode("ascii", "replace")[:SERIAL_BYTES]
     config = ffi.new("struct vhu_blk_config *")
     config.alignment = store.alignment
     config.sectors = store.size // SECTOR
     config.max_discard_sectors = _MAX_DISCARD_SECTORS
-    config.max_discard_segments = _MAX_SEGMENTS
-    config.max_write_zeroes_sectors = _MAX_DISCARD_SECTORS
-    config.max_write_zeroes_segments = _MAX_SEGMENTS
+    config.max_discard_segments = _MAX_DISCARD_SEGMENTS
+    config.max_write_zeroes_sectors = _MAX_WRITE_ZEROES_SECTORS
+    config.max_write_zeroes_segments = _MAX_WRITE_ZEROES_SEGMENTS
     config.read_only = store.read_only
     ffi.memmove(config.serial, serial, len(serial))
     config.fd = -1 if store.fd is None else store.fd.detach()

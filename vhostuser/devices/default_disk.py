@@ -71,13 +71,16 @@ def default_sector(number: int) -> bytes:
     return f"sector {number} of the built-in disk\n".encode("ascii").ljust(SECTOR, b"\0")
 
 
-def default_store() -> Store:
+def default_store(*, read_only: bool = False) -> Store:
     """Make the disk anew, in memory.
+
+    Args:
+        read_only: refuse writes.
 
     Raises:
         StoreError: the host has not that much memory.
     """
-    store = memory_store(DEFAULT_SECTORS * SECTOR)
+    store = memory_store(DEFAULT_SECTORS * SECTOR, read_only=read_only)
     assert store.fd is not None  # a memory store has one
     content = b"".join(map(default_sector, range(DEFAULT_SECTORS)))
     os.pwrite(store.fd.fileno(), content, 0)
