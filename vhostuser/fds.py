@@ -32,6 +32,7 @@ class OwnedFd:
     __slots__ = ("_fd",)
 
     def __init__(self, fd: int) -> None:
+        self._fd = _CLOSED
         if fd < 0:
             msg = f"a file descriptor is 0 or more, not {fd}"
             raise ValueError(msg)
