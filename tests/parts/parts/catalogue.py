@@ -12,6 +12,7 @@ import lzma
 import os
 import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,6 +154,17 @@ def _libblkio(folder: Path) -> None:
     (folder / "include").symlink_to(Path("root/usr/include"))
 
 
+def _loop_devices(folder: Path) -> None:
+    """Try one: containers and users other than root have none."""
+    image = folder / "image"
+    image.write_bytes(bytes(1 << 20))
+    command = ["losetup", "--find", "--show", str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnobtainableError(f"it takes root and a kernel with loop devices: {done.stderr}")
+    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
+
+
 CATALOGUE: dict[str, Part] = {
     part.name: part
     for part in (
@@ -164,6 +176,7 @@ CATALOGUE: dict[str, Part] = {
         Part(name="qemu-7", what="QEMU 7.2, with all its libraries", recipe=_qemu_of_the_suite),
         Part(name="qemu-10", what="QEMU 10.0, with all its libraries", recipe=_qemu_of_backports),
         Part(name="libblkio", what="libblkio, library and headers", recipe=_libblkio),
+        Part(name="loop-devices", what="block devices made of files", recipe=_loop_devices),
     )
 }
 
