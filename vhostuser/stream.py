@@ -56,15 +56,14 @@ class MessageStream:
             OSError: the connection was reset.
             Cancelled: fds that came with an unfinished read are closed.
         """
-        if not begun:
-            data, fds = await self._receive_some(wanted)
-            if not data or len(data) == wanted:
-                return data, fds
-        else:
-            data, fds = b"", ()
+        data, fds = bytearray(), list[OwnedFd]()
         try:
-            with trio.fail_after(self._seconds):
-                return await self._receive_rest(wanted, data, fds)
+            if not begun:
+                await self._receive_some(wanted, data, fds)
+            if begun or 0 < len(data) < wanted:
+                with trio.fail_after(self._seconds):
+                    while len(data) < wanted and await self._receive_some(wanted, data, fds):
+                        pass
         except BaseException as error:
             for fd in fds:
                 fd.close()
@@ -77,51 +76,42 @@ class MessageStream:
                     section="Header",
                 ) from None
             raise
+        return bytes(data), tuple(fds)
 
-    async def _receive_rest(
-        self, wanted: int, data: bytes, fds: tuple[OwnedFd, ...]
-    ) -> tuple[bytes, tuple[OwnedFd, ...]]:
-        first = not data
-        while len(data) < wanted:
-            more, late = await self._receive_some(wanted - len(data))
-            if late and not first:
-                for fd in late:
-                    fd.close()
-                raise RemoteProtocolError(
-                    message="header",
-                    field="fds",
-                    value=len(late),
-                    rule="file descriptors come with the first byte of a message",
-                    section="Communication",
-                )
-            fds += late
-            first = False
-            if not more:
-                break
-            data += more
-        return data, fds
+    async def _receive_some(self, wanted: int, data: bytearray, fds: list[OwnedFd]) -> bool:
+        """Append what is there to `data` and `fds`, which own it also when this raises.
 
-    async def _receive_some(self, most: int) -> tuple[bytes, tuple[OwnedFd, ...]]:
-        data, ancillary, flags, _ = await self._socket.recvmsg(
-            most, _ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC
+        Returns:
+            False at the end of the stream.
+        """
+        more, ancillary, flags, _ = await self._socket.recvmsg(
+            wanted - len(data), _ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC
         )
-        fds = tuple(
+        late = [
             OwnedFd(number)
             for level, kind, payload in ancillary
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
             for number in array.array("i", payload[: len(payload) - len(payload) % 4])
-        )
+        ]
+        fds += late
         if flags & socket.MSG_CTRUNC:
-            for fd in fds:
-                fd.close()
             raise RemoteProtocolError(
                 message="header",
                 field="fds",
-                value=f"{len(fds)} arrived",
+                value=f"{len(late)} arrived",
                 rule="all must fit: raise the limit of open files (ulimit -n)",
                 section="Communication",
             )
-        return data, fds
+        if late and data:
+            raise RemoteProtocolError(
+                message="header",
+                field="fds",
+                value=len(late),
+                rule="file descriptors come with the first byte of a message",
+                section="Communication",
+            )
+        data += more
+        return bool(more)
 
     async def send(self, outgoing: Outgoing) -> None:
         """Write an answer or a request; its fds stay the caller's.

@@ -49,12 +49,13 @@ class BackendChannel:
             Role.BACK_END, Channel.BACK_END, dialect=dialect, negotiated=negotiated
         )
         self._send, self._queue = trio.open_memory_channel["Message"](_MOST_QUEUED)
+        self._scope = trio.CancelScope()
 
     def post(self, message: Message) -> None:
         """Queue a request that needs no answer; dropped with a log line when too many wait."""
         try:
             self._send.send_nowait(message)
-        except (trio.WouldBlock, trio.BrokenResourceError):
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
             _log.warning("back-end channel: dropped %s: the front-end does not read", message)
 
     async def run(self) -> None:
@@ -63,10 +64,11 @@ class BackendChannel:
         Returns when the channel ends. Cancellable; the socket is closed in every case.
         """
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write)
-                await self._read()
-                nursery.cancel_scope.cancel()
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read()
+                    nursery.cancel_scope.cancel()
         finally:
             self.close()
 
@@ -84,6 +86,8 @@ class BackendChannel:
             while wanted := self._connection.wanted:
                 data, fds = await self._stream.receive(wanted, begun=begun)
                 if len(data) < wanted:
+                    for fd in fds:
+                        fd.close()
                     self._connection.receive_eof(len(data))
                     return
                 begun = self._connection.receive(data, fds) is None
@@ -91,7 +95,8 @@ class BackendChannel:
             _log.warning("back-end channel closed: %s", error)
 
     def close(self) -> None:
-        """Close the socket and forget what is queued."""
+        """Close the socket and forget what is queued; `run` returns."""
+        self._scope.cancel()  # before the rest: nothing may wait on what is closed
         self._send.close()
         self._queue.close()
         self._stream.close()

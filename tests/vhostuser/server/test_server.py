@@ -23,6 +23,7 @@ from vhostuser.testing.datapath import FakeDatapath, FakeDevice
 from vhostuser.virtqueue import Fault
 
 GET_FEATURES, SET_PROTOCOL_FEATURES, SET_VRING_NUM, SET_VRING_CALL = 1, 16, 8, 13
+SET_BACKEND_REQ_FD = 21
 ACK = VERSION | NEED_REPLY
 
 
@@ -248,6 +249,23 @@ async def test_a_changed_configuration_reaches_the_front_end_on_the_back_end_cha
             served.device.datapath.events.config_changed()
             with trio.fail_after(10):
                 await told.wait()
+
+
+async def test_a_second_socket_for_the_back_end_channel_replaces_the_first(served):
+    ends = [socket.socketpair() for _ in range(2)]
+    async with RawFrontend.connect(served.path) as raw:
+        await raw.message(SET_PROTOCOL_FEATURES, struct.pack("<Q", 0x228))
+        for _, theirs in ends:
+            with OwnedFd(theirs.detach()) as fd:
+                assert (await raw.ask(SET_BACKEND_REQ_FD, flags=ACK, fds=[fd])).value == 0
+            await wait_all_tasks_blocked()
+        assert ends[0][0].recv(1) == b""
+        served.device.datapath.events.config_changed()
+        await wait_all_tasks_blocked()
+        assert len(ends[1][0].recv(100)) == 12
+        assert (await raw.ask(GET_FEATURES)).number == GET_FEATURES
+    for ours, _ in ends:
+        ours.close()
 
 
 async def test_a_server_that_connects_waits_for_its_front_end_and_comes_back(
