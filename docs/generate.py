@@ -213,13 +213,14 @@ def offsets(layout: formats.Format) -> Iterator[Sequence[object]]:
 def feature_table() -> str:
     """Return the protocol features with what they unlock and need."""
     return table(
-        ("bit", "name", "depends on", "unlocks"),
+        ("bit", "name", "depends on", "unlocks", "number since"),
         (
             (
                 feature.value,
                 feature.name,
                 ", ".join(each.name for each in v.DEPENDENCIES.get(feature, ())) or "-",
                 ", ".join(row.name for row in v.CURRENT.rows() if row.feature is feature) or "-",
+                v.NUMBERED_SINCE.get(feature, "10.0 or before"),
             )
             for feature in v.ProtocolFeature
         ),

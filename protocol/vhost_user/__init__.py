@@ -35,6 +35,7 @@ from protocol.vhost_user.exchange import (
 )
 from protocol.vhost_user.features import (
     DEPENDENCIES,
+    NUMBERED_SINCE,
     Feature,
     Negotiated,
     ProtocolFeature,
@@ -157,6 +158,7 @@ __all__ = [
     "FRONT_END_ROWS",
     "HEADER_SIZE",
     "MAX_RING_SIZE",
+    "NUMBERED_SINCE",
     "RFC_V1",
     "RFC_V2",
     "U64",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEPENDENCIES",
+    "NUMBERED_SINCE",
     "Feature",
     "Negotiated",
     "ProtocolFeature",
@@ -123,6 +124,18 @@ DEPENDENCIES: Mapping[Feature, tuple[ProtocolFeature, ...]] = MappingProxyType(
     }
 )
 """Features without which another one is of no use: it then unlocks nothing."""
+
+NUMBERED_SINCE: Mapping[ProtocolFeature, str] = MappingProxyType(
+    {
+        ProtocolFeature.GET_VRING_BASE_INFLIGHT: "11.0",
+        ProtocolFeature.GPA_ADDRESSES: "11.1",
+        ProtocolFeature.SHMEM: "11.1",
+        ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN: "after 11.1; number not settled",
+    }
+)
+"""The QEMU release whose specification settled a feature's number; 10.0 has all that are not here.
+
+Drafts numbered them otherwise: SHMEM was 20 up to the eleventh."""
 
 
 _NO_VIRTIO = VirtioFeatures(0)

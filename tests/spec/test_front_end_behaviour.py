@@ -284,7 +284,6 @@ def test_s14_each_number_stands_once_in_one_table_with_the_release_that_first_ha
         numbers = [row.number for row in rows]
         assert sorted(set(numbers)) == sorted(numbers)
         assert all(row.since for row in rows)
-    assert (v.ProtocolFeature.GET_VRING_BASE_INFLIGHT.value, v.ProtocolFeature.SHMEM.value) == (
-        20,
-        22,
-    )
+    settled = {feature.value: since for feature, since in v.NUMBERED_SINCE.items()}
+    assert sorted(settled) == [20, 21, 22, 23]  # 0 to 19 never changed
+    assert (settled[v.ProtocolFeature.SHMEM.value], settled[20]) == ("11.1", "11.0")
