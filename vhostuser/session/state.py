@@ -52,7 +52,6 @@ class SessionState:
     Attributes:
         features: acknowledged virtio features; empty before SET_FEATURES.
         protocol_features: acknowledged protocol features.
-        owned: whether SET_OWNER came.
         status: the device status that SET_STATUS left.
         vrings: one for each ring of the device.
         regions: the memory table as the front-end described it.
@@ -62,7 +61,6 @@ class SessionState:
     vrings: tuple[Vring, ...]
     features: VirtioFeatures = _NO_VIRTIO
     protocol_features: ProtocolFeatures = _NO_PROTOCOL
-    owned: bool = False
     status: int = 0
     regions: tuple[MemRegion, ...] = field(default=())
     backend_channel: bool = False

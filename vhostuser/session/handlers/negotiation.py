@@ -129,8 +129,8 @@ def get_max_mem_slots(
 
 
 def set_owner(_profile: DeviceProfile, state: SessionState, _request: SetOwner, _fds: Fds) -> Plan:
-    """Begin the session. A repetition is harmless."""
-    return settled(replace(state, owned=True))
+    """Do nothing: a session begins with its connection."""
+    return settled(state)
 
 
 def reset_owner(
