@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("rings", max_examples=300, derandomize=True, database=None, deadline=None)
+settings.register_profile("rings", max_examples=500, derandomize=True, database=None, deadline=None)
 settings.register_profile(
     "long",
     max_examples=100_000,

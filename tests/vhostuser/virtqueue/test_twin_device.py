@@ -116,6 +116,7 @@ class Programme:
         self.place = place
         self.twin = RingTwin(memory, place)
         self.tables = place.end
+        self.offers = 0
         self.driver = PureDriverRing(
             memory,
             place.pure(),
@@ -196,9 +197,10 @@ class Programme:
 
     # What a driver that breaks the rules does.
 
-    def offer(self, seed: int, *_: int) -> None:
+    def offer(self, *seed: int) -> None:
         """Make a chain available: a legal one, or one of which each descriptor may break a rule."""
-        dice = random.Random(seed)  # noqa: S311 - an example is its seed
+        self.offers += 1
+        dice = random.Random(f"{self.offers}, {seed}")  # noqa: S311 - an example is its seed
         badness = dice.choice([0, 0.2])
         num, state = self.place.num, self.twin.pure.state()
         lengths = [1, 2, 3, 4, num]
@@ -234,9 +236,9 @@ class Programme:
         buffer = dice.choice(LEGAL_BUFFERS)
         if flags & DescFlags.INDIRECT and gpa < self.tables:
             buffer = self._write_table(dice, badness)
-        if dice.random() < badness:
+        if dice.random() < badness / 3:
             buffer = Buffer(dice.choice(ADDRESSES), buffer.length)
-        if dice.random() < badness:
+        if dice.random() < badness / 3:
             buffer = Buffer(buffer.address, dice.choice(LENGTHS))
         desc: SplitDesc | PackedDesc = SplitDesc(buffer.address, buffer.length, flags, last)
         if self.place.packed:
@@ -253,7 +255,7 @@ class Programme:
             if dice.random() < badness:
                 flags = dice.choice(FLAGS)
             following = dice.choice([entry, entries]) if dice.random() < badness else entry + 1
-            self._write_desc(dice, badness / 2, start + 16 * entry, flags, following)
+            self._write_desc(dice, badness, start + 16 * entry, flags, following)
         return Buffer(start, 16 * entries)
 
     def _make_head_available(self, head: int, step: int = 1) -> None:

@@ -90,7 +90,8 @@ class World:
     def forge(self, name: int, identity: int | None, step: int) -> None:
         """Write a used entry as no device should."""
         if identity is None:
-            identity = next((own for own, other in self.names.items() if other == name), 0)
+            ids = [own for own, other in self.names.items() if other == name]
+            identity = ids[0] if ids else self.place.num
         state = self.driver.state()
         desc, _, device = (self.place.area(area)[0] for area in RingArea)
         if self.place.packed:
@@ -200,8 +201,10 @@ class Programme:
         self.both(lambda world: world.device.kick_disable())
 
     def forge(self, name: int, kind: int, step: int) -> None:
-        num = self.worlds[0].place.num
-        identity = [num, 0xFFFF_FFFF, 0x10000, None][kind % 4]
+        place = self.worlds[0].place
+        num = place.num
+        # The third is 0 in 16 bits, which only a split ring has more of.
+        identity = [num, 0xFFFF_FFFF, num if place.packed else 0x1_0000, None][kind % 4]
         steps = [1, 1, num, num + 1, 32768, 65535]
         name = self.count - name % 4
         self.both(lambda world: world.forge(name, identity, steps[step % len(steps)]))
