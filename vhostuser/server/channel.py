@@ -100,3 +100,4 @@ class BackendChannel:
         self._send.close()
         self._queue.close()
         self._stream.close()
+        self._connection.close()

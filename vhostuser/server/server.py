@@ -95,6 +95,7 @@ class ServedConnection:
                 nursery.cancel_scope.cancel()
         finally:
             self._stream.close()
+            self.session.connection.close()  # it may hold fds of a message that never came whole
             await self.carrier.leave()
 
     async def _note_waiting(self, another_waits: Callable[[], Awaitable[None]]) -> None:

@@ -179,6 +179,17 @@ async def test_fds_of_refused_and_replaced_messages_are_closed(served):
             assert held().more_than(before) == ""
 
 
+async def test_fds_of_a_message_whose_payload_never_comes_are_closed(tmp_path):
+    async with serving(tmp_path / "socket", seconds=0.01) as served:
+        before = held()
+        async with RawFrontend.connect(served.path) as raw:
+            with OwnedFd(os.eventfd(0)) as fd:
+                await raw.send(raw_message(SET_VRING_CALL, size=8), [fd])
+            assert await raw.reply() is None
+        await idle(served.server)
+        assert held().more_than(before) == ""
+
+
 async def test_fds_that_come_after_the_first_byte_end_the_connection(served, caplog):
     async with RawFrontend.connect(served.path) as raw:
         message = raw_message(SET_VRING_CALL, struct.pack("<Q", 0))
