@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Command", "parse_size"]
 
+_SECTOR = 512
+_LARGEST = (1 << 63) - 1  # what the host counts file sizes with
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -36,12 +38,12 @@ def parse_size(text: str) -> int:
     """Read a size in bytes, with an optional unit K, M, G or T of 1024.
 
     Raises:
-        ValueError: it is not a size of at least one sector (512 bytes).
+        ValueError: it is not a size from one sector (512 bytes) to what a file can have.
     """
     number = text.rstrip("KMGTkmgtiB")
     unit = text[len(number) :].upper().removesuffix("B").removesuffix("I")
     size = int(number) * _UNITS[unit] if unit in _UNITS else 0
-    if size < 512:  # noqa: PLR2004 - a sector
+    if not _SECTOR <= size <= _LARGEST:
         raise ValueError(text)
     return size
 

@@ -103,7 +103,11 @@ class ConnectingEndpoint:
         self._path = path
 
     async def accept(self) -> trio.socket.SocketType | None:
-        """Connect, retrying until the front-end is there. See `Endpoint.accept`."""
+        """Connect, retrying until the front-end is there. See `Endpoint.accept`.
+
+        Raises:
+            UsageError: no front-end can ever be there: the path is too long for a socket.
+        """
         delay = _SHORTEST_RETRY
         while True:
             sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -111,6 +115,8 @@ class ConnectingEndpoint:
                 await sock.connect(str(self._path))
             except OSError as error:
                 sock.close()
+                if error.errno is None:  # not the host's refusal, but Python's
+                    raise UsageError(f"cannot connect to {self._path}: {error}") from error
                 if delay == _SHORTEST_RETRY:
                     _log.info("waiting for a front-end at %s: %s", self._path, error)
                 await trio.sleep(delay)

@@ -13,7 +13,14 @@ import sys
 import pytest
 import trio
 
-from vhostuser.frontend import LIBBLKIO, BlockDriver, FrontendClient, GuestMemory
+from protocol.vhost_user import SetVringNum
+from vhostuser.frontend import (
+    LIBBLKIO,
+    BlockDriver,
+    FrontendClient,
+    GuestMemory,
+    RequestRefusedError,
+)
 from vhostuser.server import bind_unix
 
 COMMAND = [sys.executable, "-m", "vhostuser", "blk"]
@@ -82,6 +89,9 @@ def test_capabilities_are_printed_whatever_else_is_asked():
         (["--memory", "16M"], "Give --socket-path PATH, --connect PATH or --fd N"),
         (["--socket-path", "s", "--memory", "tiny"], "invalid size"),
         (["--socket-path", "s", "--memory", "511"], "invalid size"),
+        (["--socket-path", "s", "--memory", "8388608T"], "invalid size"),  # 2^63 bytes
+        (["--socket-path", "s", "--null", "8388608T"], "invalid size"),
+        (["--connect", "x" * 200, "--null", "1M"], "cannot connect to xxx"),
         (["--socket-path", "s", "--null", "1M", "--memory", "1M"], "not allowed with"),
         (["--socket-path", "s", "--num-queues", "0"], "invalid number from 1"),
         (["--socket-path", "s", "--blk-file", "missing.img"], "cannot open missing.img"),
@@ -188,6 +198,24 @@ async def test_a_second_front_end_waits_and_is_served_after_the_first(tmp_path):
         first.close()
         assert len(await read_first_sector(second)) == 512
         end(process)
+
+
+@pytest.mark.parametrize("polling", [["--busy-poll"], ["--poll-us", "0"], ["--poll-us", "900"]])
+async def test_options_reach_the_device(tmp_path, polling):
+    options = ["--num-queues", "3", "--queue-size", "64", "--serial", "my-disk", "--workers", "2"]
+    with started("--socket-path", tmp_path / "s", "--null", "3M", *options, *polling) as process:
+        with GuestMemory() as memory, trio.fail_after(SECONDS):
+            async with FrontendClient.connect(tmp_path / "s", memory) as client:
+                await client.negotiate()
+                assert client.queue_num == 3
+                assert int.from_bytes(client.config[:8], "little") == 3 << 11
+                with pytest.raises(RequestRefusedError):
+                    await client.request(SetVringNum(index=0, num=128))
+                disk = BlockDriver([client.setup_queue(index, num=64) for index in range(3)])
+                await client.start()
+                for queue in disk.queues:
+                    assert await disk.get_id(queue=queue) == "my-disk"
+        assert "Traceback" not in end(process)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--direct"], ["--workers", "2", "--num-queues", "2"]])
