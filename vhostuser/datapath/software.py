@@ -45,6 +45,7 @@ _ACTUAL = {
 _STOP = {StopMode.DRAIN: lib.VHU_STOP_DRAIN, StopMode.ABANDON: lib.VHU_STOP_ABANDON}
 _FD = {RingFd.KICK: lib.VHU_FD_KICK, RingFd.CALL: lib.VHU_FD_CALL, RingFd.ERR: lib.VHU_FD_ERR}
 _AREAS = ("desc", "driver", "device")
+_SHARE = "share the guest's memory (QEMU: a memory-backend with share=on)"
 _USED_INDEX_OFFSET = 2
 
 
@@ -222,9 +223,12 @@ class SoftwareDatapath:
         size = int(lib.vhu_ring_area_size(int(start.features), start.num, area))
         hva = self._snapshot.uva_to_hva(address, size) if self._snapshot else None
         if hva is None:
+            rule = f"its {size} bytes lie inside one region of the memory table"
+            if self._snapshot is None or not self._snapshot.regions:
+                rule += f", which is empty: {_SHARE}"
             raise RequestError(
                 errno.EFAULT,
-                f"its {size} bytes lie inside one region of the memory table",
+                rule,
                 field=name,
                 value=f"{address:#x}",
             )

@@ -142,6 +142,15 @@ async def test_a_ring_outside_guest_memory_does_not_start(rig, area):
     assert rig.events.broken == []
 
 
+async def test_a_ring_without_any_guest_memory_says_that_it_must_be_shared(rig):
+    with (
+        contextlib.closing(rig.queue()) as queue,
+        OwnedFd(os.eventfd(0)) as kick,
+        pytest.raises(RequestError, match="which is empty: share the guest's memory"),
+    ):
+        await rig.datapath.start_queue(0, rig.start(queue), kick)
+
+
 async def test_an_impossible_position_does_not_start_and_is_the_callers_news_alone(rig):
     await rig.share()
     with contextlib.closing(rig.queue()) as queue:
