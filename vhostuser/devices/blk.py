@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import mmap
 import os
 import struct
@@ -38,6 +39,8 @@ __all__ = [
     "null_store",
     "open_store",
 ]
+
+_log = logging.getLogger(__name__)
 
 SECTOR = 512
 SERIAL_BYTES = 20
@@ -160,6 +163,10 @@ def open_store(path: Path, *, read_only: bool = False, direct: bool = False) -> 
         size = _size(buffered, kind)
         if size < SECTOR:
             raise StoreError(errno.EINVAL, f"{path} has {size} bytes: a disk has at least {SECTOR}")
+        if rest := size % SECTOR:
+            _log.warning(
+                "%s ends within a sector: its last %d bytes are not part of the disk", path, rest
+            )
         if not direct:
             fd, second, alignment = OwnedFd(buffered.detach()), None, 1
         else:
@@ -181,8 +188,9 @@ def _open(path: Path, flags: int) -> OwnedFd:
         return OwnedFd(os.open(path, flags | os.O_NONBLOCK))
     except OSError as error:
         hint = ""
-        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM} and not flags & os.O_DIRECT:
-            hint = "; --read-only would do with reading"
+        denied = error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}
+        if denied and flags & os.O_RDWR and os.access(path, os.R_OK):
+            hint = "; it can be read, so --read-only would serve it"
         if error.errno == errno.EINVAL and flags & os.O_DIRECT:
             hint = "; its file system does not know O_DIRECT, leave out --direct"
         raise StoreError(error.errno, f"cannot open {path}: {error.strerror}{hint}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 
@@ -30,12 +31,24 @@ def image(tmp_path):
     return path
 
 
-def test_an_image_is_a_disk_of_its_whole_sectors(image):
+def test_an_image_is_a_disk_of_its_whole_sectors_and_the_rest_is_mentioned(image, caplog):
     with image.open("ab") as file:
         file.write(b"rest")
     store = open_store(image)
     assert (store.size, store.alignment, store.read_only) == (2048, 1, False)
+    assert "its last 4 bytes are not part of the disk" in caplog.text
     store.close()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_reading_only_is_proposed_where_it_would_help(image, monkeypatch, read_only):
+    def denied(path, flags):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(StoreError, match="Permission denied") as caught:
+        open_store(image, read_only=read_only)
+    assert ("--read-only would serve it" in str(caught.value)) is not read_only
 
 
 def test_a_direct_store_demands_alignment_and_keeps_a_way_around_it(image):
