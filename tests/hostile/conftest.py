@@ -29,21 +29,20 @@ from vhostuser.frontend import (
     GuestMemory,
     Order,
 )
-from vhostuser.server import ListeningEndpoint, Server, bind_unix
 from vhostuser.testing import NEED_REPLY, VERSION, RawFrontend, RawReply, held
+from vhostuser.testing import serving as running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from protocol.virtio import VirtioFeatures
+    from vhostuser.server import Server
 
 SECTORS = 2048
 _ROWS = {row.name: row for row in FRONT_END_ROWS}
 _U64 = struct.Struct("=Q")
-_ERROR_LINE = re.compile(
-    r'message=(\S+)(?: field=(.+?) value=(\S+))? rule="([^"]+)" section="[^"]+"'
-)
+_ERROR_LINE = re.compile(r'message=(\S+) field=(.+?) value=(\S+) rule="([^"]+)" section="[^"]+"')
 _PATIENCE = 30
 
 
@@ -174,10 +173,7 @@ class Served:
         return lines
 
     def complained_once(self, message: str | None = None, field: str | None = None) -> None:
-        """Exactly one line was logged, with message, field, value, rule and section.
-
-        Where the host refused, not a rule of ours, its words stand for field and value.
-        """
+        """Exactly one line was logged, with message, field, value, rule and section."""
         lines = self.complaints()
         assert len(lines) == 1, lines
         found = _ERROR_LINE.search(lines[0])
@@ -291,21 +287,20 @@ def serving(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Any:
             if name == "DISCONNECTED":
                 tell.send_nowait(None)
 
-        endpoint = ListeningEndpoint(bind_unix(path), path)
-        with contextlib.closing(endpoint):
-            async with BlkDevice.open(store, options) as device, trio.open_nursery() as nursery:
-                server = Server(device=device, endpoint=endpoint, seconds=600, notify=notify)
-                nursery.start_soon(server.run)
-                served = Served(path, image, server, caplog, left)
-                with trio.fail_after(_PATIENCE), contextlib.closing(served):
-                    await served.serves_the_next()
-                    before = held()
-                    served.complaints()
-                    yield served
-                    await served.serves_the_next()
-                    served.close()
-                    assert not held().more_than(before)
-                    assert served.complaints() == []
-                nursery.cancel_scope.cancel()
+        async with (
+            BlkDevice.open(store, options) as device,
+            running(path, device, seconds=600) as server,
+        ):
+            server.notify = notify
+            served = Served(path, image, server, caplog, left)
+            with trio.fail_after(_PATIENCE), contextlib.closing(served):
+                await served.serves_the_next()
+                before = held()
+                served.complaints()
+                yield served
+                await served.serves_the_next()
+                served.close()
+                assert not held().more_than(before)
+                assert served.complaints() == []
 
     return serve

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from vhostuser import testing
 from vhostuser.devices import BlkDevice, BlkOptions, default_sector, default_store
 from vhostuser.frontend import BLK_DRIVER_FEATURES, QEMU, TRANSPORT_FEATURES, FrontendClient
-from vhostuser.server import ListeningEndpoint, Server, bind_unix
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vhostuser.devices import Device
     from vhostuser.frontend import BlockDriver, GuestMemory
+    from vhostuser.server import Server
 
 QUEUES = 4
 _PATIENCE = 60
@@ -58,15 +59,11 @@ async def reads(disk: BlockDriver, sectors: range = range(8)) -> None:
 @contextlib.asynccontextmanager
 async def serving(path: Path, device: Device) -> AsyncIterator[Served]:
     """Serve a device on `path` for the length of the block."""
-    endpoint = ListeningEndpoint(bind_unix(path), path)
-    with contextlib.closing(endpoint), trio.fail_after(_PATIENCE):
-        async with trio.open_nursery() as nursery:
-            server = Server(device=device, endpoint=endpoint)
-            nursery.start_soon(server.run)
+    with trio.fail_after(_PATIENCE):
+        async with testing.serving(path, device) as server:
             yield Served(path, server)
             while server.connection is not None:  # the session of a front-end that just left
                 await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -35,7 +35,7 @@ from vhostuser.frontend import (
     FrontendClient,
     GuestMemory,
 )
-from vhostuser.server import ListeningEndpoint, Server, bind_unix
+from vhostuser.testing import serving
 from vhostuser.testing.guest import (
     Guest,
     GuestFiles,
@@ -90,14 +90,8 @@ def _run(options: argparse.Namespace) -> int:
 @contextlib.asynccontextmanager
 async def _served(path: Path) -> AsyncIterator[None]:
     """Serve the built-in disk on `path` for the length of the block."""
-    endpoint = ListeningEndpoint(bind_unix(path), path)
-    with contextlib.closing(endpoint):
-        async with BlkDevice.open(default_store(), _OPTIONS) as device:
-            server = Server(device=device, endpoint=endpoint)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(server.run)
-                yield
-                nursery.cancel_scope.cancel()
+    async with BlkDevice.open(default_store(), _OPTIONS) as device, serving(path, device):
+        yield
 
 
 async def _demo() -> None:

@@ -1,9 +1,10 @@
-"""Tools for tests, ours and yours: joined connections, counting fds, leak checks, fakes."""
+"""Tools for tests, ours and yours: joined connections, leak checks, fakes, a server in-process."""
 
 from vhostuser.testing.datapath import FakeDatapath, FakeDevice, fake_profile
 from vhostuser.testing.fds import CountingFd, Held, held, open_fds
 from vhostuser.testing.pair import ConnectionPair, deliver
 from vhostuser.testing.raw import NEED_REPLY, VERSION, RawFrontend, RawReply, raw_message
+from vhostuser.testing.serving import serving
 
 __all__ = [
     "NEED_REPLY",
@@ -20,4 +21,5 @@ __all__ = [
     "held",
     "open_fds",
     "raw_message",
+    "serving",
 ]

@@ -19,7 +19,7 @@ from vhostuser.frontend import (
     FrontendClient,
     GuestMemory,
 )
-from vhostuser.server import ListeningEndpoint, Server, bind_unix
+from vhostuser.testing import serving
 
 SIZE = 8 << 20
 
@@ -42,17 +42,14 @@ def block_device(request, tmp_path):
 async def driving(store, folder):
     """A driver on `store`, over a real socket."""
     path = folder / "socket"
-    with contextlib.closing(ListeningEndpoint(bind_unix(path), path)) as endpoint:
-        async with BlkDevice.open(store, BlkOptions()) as device, trio.open_nursery() as nursery:
-            nursery.start_soon(Server(device=device, endpoint=endpoint).run)
-            with GuestMemory() as memory:
-                async with FrontendClient.connect(path, memory) as client:
-                    await client.negotiate(features=TRANSPORT_FEATURES | BLK_DRIVER_FEATURES)
-                    queue = client.setup_queue(0)
-                    await client.start()
-                    yield BlockDriver([queue])
-                    await client.stop()
-            nursery.cancel_scope.cancel()
+    async with BlkDevice.open(store, BlkOptions()) as device, serving(path, device):
+        with GuestMemory() as memory:
+            async with FrontendClient.connect(path, memory) as client:
+                await client.negotiate(features=TRANSPORT_FEATURES | BLK_DRIVER_FEATURES)
+                queue = client.setup_queue(0)
+                await client.start()
+                yield BlockDriver([queue])
+                await client.stop()
 
 
 @pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from vhostuser.monitor import Monitor
 from vhostuser.monitor.qmp import LONGEST_COMMAND, CommandError, Splitter, parse
-from vhostuser.server import ListeningEndpoint, Server, bind_unix
-from vhostuser.testing import RawFrontend
-from vhostuser.testing.datapath import FakeDevice
+from vhostuser.testing import FakeDevice, RawFrontend, serving
 from vhostuser.virtqueue import Fault
 
 
@@ -44,16 +42,14 @@ class Client:
 @contextlib.asynccontextmanager
 async def monitored(tmp_path):
     quits = []
-    endpoint = ListeningEndpoint(bind_unix(tmp_path / "socket"), tmp_path / "socket")
-    server = Server(device=FakeDevice(), endpoint=endpoint)
-    monitor = Monitor(tmp_path / "control", server, lambda: quits.append(True))
-    server.notify = monitor.emit
-    with contextlib.closing(endpoint), trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.run)
-            nursery.start_soon(monitor.run)
-            yield tmp_path, server, quits
-            nursery.cancel_scope.cancel()
+    with trio.fail_after(30):
+        async with serving(tmp_path / "socket", FakeDevice()) as server:
+            monitor = Monitor(tmp_path / "control", server, lambda: quits.append(True))
+            server.notify = monitor.emit
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(monitor.run)
+                yield tmp_path, server, quits
+                nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -14,10 +14,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from protocol.vhost_user import SetVringKick
+from vhostuser import testing
 from vhostuser.datapath import StopMode
 from vhostuser.fds import OwnedFd
 from vhostuser.frontend import QEMU, FrontendClient, GuestMemory
-from vhostuser.server import ConnectingEndpoint, ListeningEndpoint, Server, bind_unix
+from vhostuser.server import ConnectingEndpoint, Server, bind_unix
 from vhostuser.testing import NEED_REPLY, VERSION, RawFrontend, held, raw_message
 from vhostuser.testing.datapath import FakeDatapath, FakeDevice
 from vhostuser.virtqueue import Fault
@@ -40,15 +41,11 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving(path, *, seconds=10.0, device=None):
     device = device or FakeDevice()
-    endpoint = ListeningEndpoint(bind_unix(path), path)
-    server = Server(device=device, endpoint=endpoint, seconds=seconds)
-    served = Served(path, server, device)
-    server.notify = lambda name, data: served.events.append((name, dict(data)))
-    with contextlib.closing(endpoint), trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.run)
+    with trio.fail_after(30):
+        async with testing.serving(path, device, seconds=seconds) as server:
+            served = Served(path, server, device)
+            server.notify = lambda name, data: served.events.append((name, dict(data)))
             yield served
-            nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
