@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from vhostuser.devices import Store
     from vhostuser.server import Endpoint
 
-__all__ = ["COMMAND", "serve_until_signal"]
+__all__ = ["COMMAND"]
 
 _log = logging.getLogger(__name__)
 _LARGEST_QUEUE = 32768
@@ -50,6 +50,7 @@ _MOST_QUEUES = 256
 _MOST_WORKERS = 64
 _LONGEST_POLL_US = 1_000_000
 _END_SECONDS = 0.8
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def _number(least: int, most: int) -> Callable[[str], int]:
@@ -157,12 +158,12 @@ def _run(options: argparse.Namespace) -> int:
         print()
         return 0
     store = _store(options)
-    try:
-        endpoint = _endpoint(options)
-    except UsageError:
-        store.close()
-        raise
-    trio.run(_serve, store, endpoint, options)
+    for number in _SIGNALS:
+        # In force before `_serve` listens for signals, and again once it has cleaned up.
+        signal.signal(number, lambda _number, _frame: os._exit(0))
+    trio.run(_serve, store, options)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the interpreter's own end would undo a handler
     return 0
 
 
@@ -190,7 +191,21 @@ def _endpoint(options: argparse.Namespace) -> Endpoint:
     return endpoint_from_fd(number)
 
 
-async def _serve(store: Store, endpoint: Endpoint, options: argparse.Namespace) -> None:
+async def _serve(store: Store, options: argparse.Namespace) -> None:
+    """Serve until SIGTERM, SIGINT, `quit` or the last front-end.
+
+    From before the first socket is there until after the last one is removed, signals are obeyed
+    here: no moment is left at which one would leave a socket's path behind.
+    """
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            end = _End(nursery.cancel_scope)
+            nursery.start_soon(_end_on_signal, signals, end)
+            await _serve_disk(store, options, end)
+            nursery.cancel_scope.cancel()
+
+
+async def _serve_disk(store: Store, options: argparse.Namespace, end: _End) -> None:
     blk = BlkOptions(
         queues=options.num_queues,
         queue_size=options.queue_size,
@@ -199,47 +214,59 @@ async def _serve(store: Store, endpoint: Endpoint, options: argparse.Namespace) 
         poll_us=options.poll_us,
         busy_poll=options.busy_poll,
     )
+    try:
+        endpoint = _endpoint(options)
+    except UsageError:
+        store.close()
+        raise
+    if options.socket_path is not None:
+        end.paths.append(options.socket_path)
     with contextlib.closing(endpoint):
-        async with BlkDevice.open(store, blk) as device:
+        async with BlkDevice.open(store, blk) as device, trio.open_nursery() as nursery:
             server = Server(device=device, endpoint=endpoint)
-            kind = "read-only disk" if store.read_only else "disk"
-            what = f"a {kind} of {store.size} bytes on {blk.queues} queues"
-            await serve_until_signal(server, what, options.control)
-
-
-async def serve_until_signal(server: Server, what: str, control: Path | None) -> None:
-    """Run a server, and its control socket, until SIGTERM, SIGINT, `quit` or the last front-end.
-
-    Args:
-        server: what to run.
-        what: what it serves, for the log line that says that all sockets are there.
-        control: path of the control socket; None for none.
-
-    Raises:
-        UsageError: the control socket's path cannot be used.
-        OSError: the endpoint failed.
-    """
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
-            if control is not None:
-                monitor = Monitor(control, server, nursery.cancel_scope.cancel)
+            if options.control is not None:
+                monitor = Monitor(options.control, server, end)
+                end.paths.append(options.control)
                 server.notify = monitor.emit
                 nursery.start_soon(monitor.run)
-            _log.info("serving %s", what)
+            kind = "read-only disk" if store.read_only else "disk"
+            _log.info("serving a %s of %d bytes on %d queues", kind, store.size, blk.queues)
             await server.run()
             nursery.cancel_scope.cancel()
 
 
-async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for number in signals:
-        _log.info("%s: ending", signal.Signals(number).name)
+class _End:
+    """Ends the program when called: cleanly if that is possible in time.
+
+    Args:
+        scope: of all that shall end.
+
+    Attributes:
+        paths: sockets to be removed also when it is not.
+    """
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+        self.paths: list[Path] = []
+
+    def __call__(self) -> None:
         # A thread that hangs in the store cannot be waited for: what it has not finished stays
         # unacknowledged, which is what a front-end must cope with anyway.
-        watchdog = threading.Timer(_END_SECONDS, os._exit, args=(0,))
+        watchdog = threading.Timer(_END_SECONDS, self._give_up)
         watchdog.daemon = True
         watchdog.start()
-        scope.cancel()
+        self._scope.cancel()
+
+    def _give_up(self) -> None:
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        os._exit(0)
+
+
+async def _end_on_signal(signals: AsyncIterator[int], end: _End) -> None:
+    async for number in signals:
+        _log.info("%s: ending", signal.Signals(number).name)
+        end()
 
 
 COMMAND = Command(
