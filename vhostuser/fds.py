@@ -7,6 +7,7 @@ writes.
 
 from __future__ import annotations
 
+import abc
 import enum
 import os
 import stat
@@ -17,12 +18,33 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["FdKind", "OwnedFd", "kind_of"]
+__all__ = ["Closing", "FdKind", "OwnedFd", "kind_of"]
 
 _CLOSED = -1
 
 
-class OwnedFd:
+class Closing(abc.ABC):
+    """Something that is closed at the end of a `with` block."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what is held; a second time does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class OwnedFd(Closing):
     """One open file descriptor with exactly one owner.
 
     Args:
@@ -77,17 +99,6 @@ class OwnedFd:
         fd, self._fd = self._fd, _CLOSED
         if fd != _CLOSED:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if self._fd != _CLOSED:

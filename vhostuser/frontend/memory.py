@@ -12,15 +12,14 @@ import fcntl
 import mmap
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from protocol.vhost_user import Gpa, MemRegion, Uva
-from vhostuser.fds import OwnedFd
+from vhostuser.fds import Closing, OwnedFd
 from vhostuser.native import ffi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 __all__ = ["GuestBuffer", "GuestMemory", "GuestRegion", "RegionLayout"]
 
@@ -131,7 +130,7 @@ class GuestRegion:
         self.fd.close()
 
 
-class GuestMemory:
+class GuestMemory(Closing):
     """The memory of one guest.
 
     Use it as a context manager, or close it.
@@ -263,14 +262,3 @@ class GuestMemory:
         """Unmap all regions and close their memfds. Closing it twice is harmless."""
         for region in self.regions:
             region.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

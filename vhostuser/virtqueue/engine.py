@@ -7,8 +7,9 @@ safe to use from two threads at once. Specification: VIRTIO 1.2, sections 2.7 an
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from vhostuser.fds import Closing
 from vhostuser.native import check, ffi, lib
 from vhostuser.virtqueue.model import (
     Buffer,
@@ -21,7 +22,6 @@ from vhostuser.virtqueue.model import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from vhostuser.memory import Snapshot
     from vhostuser.native import Pointer
@@ -50,7 +50,7 @@ def _state(native: Pointer) -> RingState:
     )
 
 
-class DeviceRing:
+class DeviceRing(Closing):
     """The device's end of a ring.
 
     Args:
@@ -138,19 +138,8 @@ class DeviceRing:
             lib.vhu_ring_destroy(self._ring)
             self._ring = ffi.NULL
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class DriverRing:
+class DriverRing(Closing):
     """The driver's end of a ring, in memory that is its own.
 
     Args:
@@ -237,14 +226,3 @@ class DriverRing:
         if self._driver:
             lib.vhu_driver_destroy(self._driver)
             self._driver = ffi.NULL
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
