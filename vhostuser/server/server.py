@@ -28,6 +28,7 @@ from protocol.vhost_user import (
 from vhostuser.errors import RequestError
 from vhostuser.server.carry import Carrier
 from vhostuser.server.channel import BackendChannel
+from vhostuser.server.silence import kicked_in_vain
 from vhostuser.session import Session
 from vhostuser.stream import MessageStream
 
@@ -75,6 +76,7 @@ class ServedConnection:
         self.requests = 0
         self._stream = MessageStream(sock, seconds=seconds)
         self._seconds = seconds
+        self._device = device
         self._dialect = dialect
         self._channel: BackendChannel | None = None
         self._nursery: trio.Nursery | None = None
@@ -91,6 +93,7 @@ class ServedConnection:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._note_waiting, another_waits)
+                nursery.start_soon(self._note_silence)
                 await self._serve()
                 nursery.cancel_scope.cancel()
         finally:
@@ -103,6 +106,16 @@ class ServedConnection:
         _log.info(
             "connection %d: another front-end waits until this one leaves the device", self.number
         )
+
+    async def _note_silence(self) -> None:
+        ring = await kicked_in_vain(self._device.datapath)
+        if ring is not None:
+            _log.info(
+                "connection %d: ring %d is kicked, but no request was served yet: if the guest "
+                "hangs, its memory is not shared (QEMU: a memory-backend with share=on)",
+                self.number,
+                ring,
+            )
 
     async def _serve(self) -> None:
         connection = self.session.connection

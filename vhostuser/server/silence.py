@@ -1,0 +1,41 @@
+"""Notices a guest that kicks in vain: its memory is mapped here, but it is not the guest's.
+
+A memory file that QEMU maps privately (share=off) looks like any other: the rings are found, and
+stay empty for ever. Nothing breaks a rule, so without a word in the log nobody would know why the
+guest hangs. Specification: none; this is a hint.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from vhostuser.datapath import Datapath
+
+__all__ = ["kicked_in_vain"]
+
+_SECONDS = 5.0
+_OWN_KICKS = 1
+"""QEMU kicks each ring once itself when it starts it, with nothing in it."""
+
+
+async def kicked_in_vain(datapath: Datapath) -> int | None:
+    """Wait until a ring was kicked again and again while no ring has served a request.
+
+    Args:
+        datapath: of the session that begins now.
+
+    Returns:
+        The ring, or None as soon as requests are served. Cancellable.
+    """
+    begin = datapath.statistics()
+    while True:
+        await trio.sleep(_SECONDS)
+        rings = tuple(zip(begin, datapath.statistics(), strict=True))
+        if any(after.requests > before.requests for before, after in rings):
+            return None
+        for index, (before, after) in enumerate(rings):
+            if after.kicks - before.kicks > _OWN_KICKS:
+                return index
