@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from parts.catalogue import CATALOGUE, is_excused, obtain, reason_missing
+from parts.errors import UnobtainableError
 
 _TESTS = Path(__file__).resolve().parents[1]
 _NEEDS_PART = "from parts.require import require\ndef test_it(): require('qemu-10')\n"
@@ -71,7 +73,28 @@ def test_what_could_have_run_fails_the_run(
     assert status != 0
 
 
-def test_continuous_integration_excuses_nothing(tmp_path: Path) -> None:
+def test_continuous_integration_excuses_nothing_that_can_be_fetched(tmp_path: Path) -> None:
     status, printed = _run(tmp_path, _NEEDS_PART, _EXCUSE, ci=True)
     assert "qemu-10: no answer from the Debian archive" in printed
     assert status != 0
+
+
+@pytest.mark.parametrize("ci", [False, True])
+def test_what_a_machine_has_or_has_not_is_excused_everywhere(ci: bool, tmp_path: Path) -> None:
+    (tmp_path / "loop-devices.missing").write_text("not on this machine: no kernel support")
+    test = _NEEDS_PART.replace("qemu-10", "loop-devices")
+    status, printed = _run(tmp_path, test, "", ci=ci)
+    assert "1 skipped" in printed
+    assert status == 0
+
+
+def test_without_losetup_loop_devices_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VHOSTUSER_PARTS", str(tmp_path))
+    monkeypatch.setattr("parts.catalogue.shutil.which", lambda _name, path: None)
+    part = CATALOGUE["loop-devices"]
+    with pytest.raises(UnobtainableError, match="losetup"):
+        obtain(part)
+    assert is_excused(part)
+    assert "losetup" in reason_missing(part)

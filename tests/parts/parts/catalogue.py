@@ -54,11 +54,13 @@ class Part:
         name: name of its folder and what tests ask for.
         what: one line for people.
         recipe: fills the folder it is given.
+        fetched: whether it comes from an archive; else the machine itself has it or has it not.
     """
 
     name: str
     what: str
     recipe: Callable[[Path], None]
+    fetched: bool = True
 
     @property
     def folder(self) -> Path:
@@ -156,13 +158,17 @@ def _libblkio(folder: Path) -> None:
 
 def _loop_devices(folder: Path) -> None:
     """Try one: containers and users other than root have none."""
+    # Only root has these folders on the path.
+    losetup = shutil.which("losetup", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if losetup is None:
+        raise UnobtainableError("it takes losetup, which is not installed")
     image = folder / "image"
     image.write_bytes(bytes(1 << 20))
-    command = ["losetup", "--find", "--show", str(image)]
+    command = [losetup, "--find", "--show", str(image)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UnobtainableError(f"it takes root and a kernel with loop devices: {done.stderr}")
-    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
+    subprocess.run([losetup, "--detach", done.stdout.strip()], check=True)
 
 
 CATALOGUE: dict[str, Part] = {
@@ -176,7 +182,12 @@ CATALOGUE: dict[str, Part] = {
         Part(name="qemu-7", what="QEMU 7.2, with all its libraries", recipe=_qemu_of_the_suite),
         Part(name="qemu-10", what="QEMU 10.0, with all its libraries", recipe=_qemu_of_backports),
         Part(name="libblkio", what="libblkio, library and headers", recipe=_libblkio),
-        Part(name="loop-devices", what="block devices made of files", recipe=_loop_devices),
+        Part(
+            name="loop-devices",
+            what="block devices made of files",
+            recipe=_loop_devices,
+            fetched=False,
+        ),
     )
 }
 
