@@ -72,7 +72,8 @@ class Snapshot:
     Attributes:
         number: counts up with each change.
         regions: as the front-end described them.
-        native: the engine's `struct vhu_mem`.
+        native: the engine's `struct vhu_mem`, which lives as long as this object: somebody may
+            still look at a snapshot while a thread commits the next.
     """
 
     number: int
@@ -90,6 +91,11 @@ class Snapshot:
         return int(lib.vhu_mem_pins(self.native))
 
 
+def _owned(native: Pointer) -> Pointer:
+    """Drop the creator's reference when nothing in Python holds the pointer any more."""
+    return ffi.gc(native, lib.vhu_mem_unref)
+
+
 class MemoryChange:
     """A prepared change: commit it or give it up, exactly once."""
 
@@ -102,23 +108,21 @@ class MemoryChange:
         ret = ffi.new("struct vhu_mem **")
         natives = ffi.new("struct vhu_region *[]", [mapping.native for mapping in mappings])
         check(lib.vhu_mem_create(natives, len(mappings), ret), "build the memory table")
-        self.snapshot = Snapshot(
-            table.snapshot.number + 1, tuple(mapping.region for mapping in mappings), ret[0]
-        )
+        regions = tuple(mapping.region for mapping in mappings)
+        self.snapshot = Snapshot(table.snapshot.number + 1, regions, _owned(ret[0]))
 
     def commit(self) -> None:
         """Make the new snapshot the table's; call when nothing uses the old one any more."""
         table = self._table
-        old, table.snapshot = table.snapshot, self.snapshot
+        table.snapshot = self.snapshot
         gone = [mapping for mapping in table.mappings if mapping not in self._mappings]
         table.mappings = self._mappings
-        lib.vhu_mem_unref(old.native)
         for mapping in gone:
             mapping.unmap()
 
     def abandon(self) -> None:
         """Undo the preparation; the table stays as it was."""
-        lib.vhu_mem_unref(self.snapshot.native)
+        ffi.release(self.snapshot.native)
         for mapping in self._added:
             mapping.unmap()
 
@@ -134,7 +138,7 @@ class MemoryTable:
         ret = ffi.new("struct vhu_mem **")
         check(lib.vhu_mem_create(ffi.NULL, 0, ret), "build the empty memory table")
         self.mappings: tuple[_Mapping, ...] = ()
-        self.snapshot = Snapshot(0, (), ret[0])
+        self.snapshot = Snapshot(0, (), _owned(ret[0]))
 
     def prepare_replace(self, regions: Sequence[tuple[MemRegion, OwnedFd]]) -> MemoryChange:
         """Map a whole new table (SET_MEM_TABLE).
@@ -182,7 +186,6 @@ class MemoryTable:
     def close(self) -> None:
         """Unmap everything. Every ring must have stopped."""
         MemoryChange(self, (), ()).commit()
-        lib.vhu_mem_unref(self.snapshot.native)
 
 
 def same_region(one: MemRegion, other: MemRegion) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +120,15 @@ def test_a_fork_does_not_inherit_guest_memory(table):
         text = smaps.read()
     flags = text[text.index(f"{start:x}-") :].partition("VmFlags:")[2].partition("\n")[0]
     assert "dc" in flags.split()
+
+
+def test_a_snapshot_in_hand_outlives_the_change_that_replaces_it(table):
+    with memfd(PAGE) as fd:
+        table.prepare_add(region(), fd).commit()
+        old = table.snapshot
+        start = old.uva_to_hva(Uva(0x7000_0000), 1)
+        table.prepare_remove(region()).commit()
+    assert (old.pins, old.uva_to_hva(Uva(0x7000_0000), 1)) == (0, start)
+    assert table.snapshot.uva_to_hva(Uva(0x7000_0000), 1) is None
+    del old
+    assert "memfd:guest" not in Path("/proc/self/maps").read_text(encoding="utf-8")
