@@ -73,6 +73,8 @@ class Monitor:
                 await client.run()
             except* (trio.BrokenResourceError, trio.ClosedResourceError):
                 _log.debug("control: a client left in the middle of an answer")
+            except* Exception:  # noqa: BLE001 - our bug: the client goes, the server goes on
+                _log.exception("control: a client was left over a bug of this program")
             finally:
                 self._clients.discard(client)
         if client.quitting:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhostuser.monitor import Monitor
+from vhostuser.monitor.commands import COMMANDS
 from vhostuser.monitor.qmp import LONGEST_COMMAND, CommandError, Splitter, parse
 from vhostuser.testing import FakeDevice, RawFrontend, serving
 from vhostuser.virtqueue import Fault
@@ -174,3 +175,19 @@ async def test_only_the_owner_may_connect_and_the_path_goes_with_the_server(tmp_
     async with monitored(tmp_path) as (folder, _, _):
         assert stat.S_IMODE((folder / "control").stat().st_mode) == 0o600
     assert not (tmp_path / "control").exists()
+
+
+async def test_a_bug_in_a_command_costs_its_client_only(tmp_path, monkeypatch, caplog):
+    def buggy(_server):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setitem(COMMANDS, "query-version", buggy)
+    async with (
+        monitored(tmp_path) as (folder, _, _),
+        connected(folder) as client,
+        connected(folder) as other,
+    ):
+        await client.stream.send_all(b'{"execute": "query-version"}')
+        assert await client.read() is None
+        assert "return" in await other.execute("query-rings")
+    assert "ZeroDivisionError" in caplog.text
