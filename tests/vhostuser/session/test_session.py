@@ -347,6 +347,19 @@ def test_the_table_is_full_at_509_regions(harness):
         harness.session.begin(request)
 
 
+def test_the_table_is_full_at_32_tebibytes(harness):
+    harness.negotiate()
+    most = 1 << 45
+    half = replace(REGION, size=most // 2)
+    harness.do(AddMemReg(region=half), harness.eventfd())
+    rest = replace(half, gpa=Gpa(most), uva=Uva(most))
+    harness.do(SetMemTable(regions=(half, rest)), harness.eventfd(), harness.eventfd())
+    harness.do(RemMemReg(region=rest))
+    request = harness.send(AddMemReg(region=replace(rest, size=most // 2 + 1)), harness.eventfd())
+    with pytest.raises(RemoteProtocolError, match=r"field=size .*at most 0x200000000000 bytes"):
+        harness.session.begin(request)
+
+
 @pytest.mark.parametrize("message", [SetOwner(), ResetOwner()])
 def test_owner_messages_need_nothing_done(harness, message):
     assert harness.session.begin(harness.send(message)).steps == ()

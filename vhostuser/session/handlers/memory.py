@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 
 _PAGE = 4096
+_MOST_BYTES = 1 << 45
+"""Of all regions together, 32 TiB: an old and a new table fit into the 128 TiB that a process has,
+with room for the process itself."""
 
 
 def _require_mappable(new: MemRegion, others: Sequence[MemRegion]) -> None:
@@ -39,6 +42,8 @@ def _require_mappable(new: MemRegion, others: Sequence[MemRegion]) -> None:
             start, begin = getattr(new, name), getattr(other, name)
             if start < begin + other.size and begin < start + new.size:
                 raise Refusal(name, f"{start:#x}", "a range that no other region holds")
+    if new.size + sum(other.size for other in others) > _MOST_BYTES:
+        raise Refusal("size", f"{new.size:#x}", f"at most {_MOST_BYTES:#x} bytes in all regions")
 
 
 def set_mem_table(
