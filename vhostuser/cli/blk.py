@@ -84,7 +84,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--socket-path", type=Path, metavar="PATH", help="listen on this UNIX socket"
     )
     where.add_argument(
-        "--fd", type=_number(0, 1 << 20), help="use this socket, listening or connected"
+        "--fd",
+        type=_number(0, 1 << 20),
+        metavar="N",
+        help="use this inherited socket, listening or connected",
     )
     where.add_argument(
         "--connect",
@@ -103,7 +106,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--null",
         type=parse_size,
         metavar="SIZE",
-        help="a disk that transfers nothing, for measuring",
+        help="a disk that transfers nothing, for measuring; bytes, or with a unit: 64M, 1G, 2T",
     )
     store.add_argument(
         "--memory", type=parse_size, metavar="SIZE", help="a disk in memory, empty at the start"
@@ -128,6 +131,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--serial",
         type=_serial,
         default="vhostuser",
+        metavar="TEXT",
         help="serial number, up to 20 characters (default: %(default)s)",
     )
     parser.add_argument(
@@ -229,10 +233,16 @@ async def _serve_disk(store: Store, options: argparse.Namespace, end: _End) -> N
                 end.paths.append(options.control)
                 server.notify = monitor.emit
                 nursery.start_soon(monitor.run)
-            kind = "read-only disk" if store.read_only else "disk"
-            _log.info("serving a %s of %d bytes on %d queues", kind, store.size, blk.queues)
+            _log.info("serving %s", _description(store, options))
             await server.run()
             nursery.cancel_scope.cancel()
+
+
+def _description(store: Store, options: argparse.Namespace) -> str:
+    kind = "read-only disk" if store.read_only else "disk"
+    queues = "1 queue" if options.num_queues == 1 else f"{options.num_queues} queues"
+    where = options.socket_path or options.connect or "an inherited socket"
+    return f"a {kind} of {store.size} bytes with {queues} on {where}"
 
 
 class _End:

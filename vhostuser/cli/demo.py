@@ -175,7 +175,7 @@ def _command(path: Path) -> list[str]:
 async def _boot(path: Path) -> None:
     """Boot from the disk, and a Linux guest on it, as far as the host has what they need."""
     if shutil.which(_QEMU) is None:
-        print(f"{_QEMU} is not installed: no guest was booted")
+        print(f"{_QEMU} is not installed: no guest was booted (Debian package qemu-system-x86)")
         return
     run = await trio.to_thread.run_sync(lambda: run_qemu(_command(path), seconds=_GUEST_SECONDS))
     if GREETING not in run.console:

@@ -111,6 +111,27 @@ def test_what_cannot_be_done_is_said_with_a_hint_and_no_traceback(tmp_path, argu
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "serving a disk of 1048576 bytes with 1 queue on {}"),
+        (
+            ["--read-only", "--num-queues", "3"],
+            "serving a read-only disk of 1048576 bytes with 3 queues on {}",
+        ),
+    ],
+)
+def test_the_log_says_what_is_served_and_where(tmp_path, options, text):
+    path = tmp_path / "s"
+    arguments = [*COMMAND, "--socket-path", str(path), "--memory", "1M", *options]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert text.format(path) in process.stderr.readline()
+            end(process)
+        finally:
+            process.kill()
+
+
 async def test_the_built_in_disk_is_served_when_none_is_named(tmp_path):
     with started("--socket-path", tmp_path / "s") as process:
         sector = await read_first_sector(await connect(tmp_path / "s"))
