@@ -9,6 +9,8 @@ SHELL := /bin/bash
 new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c '$(new_enough)' 2>/dev/null && { command -v $$p; break; }; done)
+need_python = @test -n '$(PYTHON)' || \
+	{ echo 'make: no Python 3.11 or newer found; install python3.11'; exit 1; }
 PARTS = PYTHONPATH=tests/parts $(PYTHON) -m parts
 BIN := .venv/bin
 # What the compiled engine and the environment are made of: a change makes them anew.
@@ -31,7 +33,7 @@ help:
 build: .venv/.installed
 
 .venv/.installed: $(SOURCES)
-	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 or newer found; install python3.11'; exit 1; }
+	$(need_python)
 	@$(PARTS) host
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo 'make: building into .venv'
@@ -39,6 +41,7 @@ build: .venv/.installed
 	@touch $@
 
 parts:
+	$(need_python)
 	@$(PARTS) get
 
 # The demo boots a guest only where QEMU is installed; then it needs a kernel to boot.
@@ -68,6 +71,7 @@ docs: build
 	$(BIN)/python docs/generate.py
 
 native-asan native-tsan:
+	$(need_python)
 	@$(PARTS) host
 	$(MAKE) -C vhostuser/native $(@:native-%=%)
 
