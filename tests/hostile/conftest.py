@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SECTORS = 2048
 _ROWS = {row.name: row for row in FRONT_END_ROWS}
 _U64 = struct.Struct("=Q")
-_ERROR_LINE = re.compile(r'message=(\S+) field=(.+?) value=(\S+) rule="([^"]+)" section="[^"]+"')
+_ERROR_LINE = re.compile(r'message=(\S+) field=(\S+) value=(\S+) rule="([^"]+)" section="[^"]+"')
 _PATIENCE = 30
 
 

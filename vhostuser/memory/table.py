@@ -46,7 +46,7 @@ class _Mapping:
             raise RequestError(
                 errno.ERANGE,
                 "the region ends where its file ends, or before",
-                field="offset + size",
+                field="offset+size",
                 value=f"{region.offset + region.size:#x}",
             )
         if code < 0:

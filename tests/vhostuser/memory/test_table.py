@@ -73,7 +73,7 @@ def test_a_table_of_which_one_region_fails_maps_none_of_them(table):
         pair = [(region(), good), (region(gpa=PAGE, uva=0x7100_0000), empty)]
         with pytest.raises(RequestError, match="ends where its file ends") as caught:
             table.prepare_replace(pair)
-    assert (caught.value.field, caught.value.value) == ("offset + size", "0x1000")
+    assert (caught.value.field, caught.value.value) == ("offset+size", "0x1000")
     assert held().more_than(before) == ""
 
 

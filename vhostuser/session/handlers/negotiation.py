@@ -172,7 +172,7 @@ def get_config(_profile: DeviceProfile, state: SessionState, request: GetConfig,
     """Read the configuration space."""
     end = request.offset + request.size
     if end > _CONFIG_SPACE:
-        raise Refusal("offset + size", end, f"the space has {_CONFIG_SPACE} bytes")
+        raise Refusal("offset+size", end, f"the space has {_CONFIG_SPACE} bytes")
 
     def settle(results: Sequence[Result]) -> tuple[SessionState, Message]:
         (data,) = results
