@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Command", "parse_size"]
+__all__ = ["Command", "leaves", "parse_size"]
 
 _SECTOR = 512
 _LARGEST = (1 << 63) - 1  # what the host counts file sizes with
@@ -49,3 +49,12 @@ def parse_size(text: str) -> int:
 
 
 parse_size.__name__ = "size (for example 64M)"  # argparse shows it: "invalid size ... value"
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """Yield the errors of a group and of the groups in it: trio nests them at every nursery."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error

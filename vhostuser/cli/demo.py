@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.virtio import VirtioFeatures
-from vhostuser.cli.command import Command
+from vhostuser.cli.command import Command, leaves
 from vhostuser.devices import (
     DEFAULT_SECTORS,
     GREETING,
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         trio.run(_demo)
     except* DemoError as group:
-        for error in group.exceptions:
+        for error in leaves(group):
             print(f"FAILED: {error}")
         status = 1
     return status

@@ -13,16 +13,18 @@ import sys
 from typing import TYPE_CHECKING
 
 from vhostuser import __version__
+from vhostuser.cli.command import leaves
 from vhostuser.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from vhostuser.cli.command import Command
 
 __all__ = ["main"]
 
 _GROUP = "vhostuser.commands"
+_INTERRUPTED = 130
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -50,27 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None: those of the process.
 
     Returns:
-        The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command line.
+        The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command line, or
+        130 (as a shell would say) when the keyboard interrupted a command that does not expect it.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments).parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
     status = 1
     try:
+        options = _parser(arguments).parse_args(arguments)
+        logging.basicConfig(
+            level=logging.DEBUG if options.verbose else logging.INFO,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
         status = options.run(options)
+    except* KeyboardInterrupt:
+        print("vhostuser: interrupted", file=sys.stderr)
+        status = _INTERRUPTED
     except* (UsageError, OSError) as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             print(f"vhostuser: {text}", file=sys.stderr)
     return status
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
