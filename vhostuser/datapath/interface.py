@@ -140,11 +140,21 @@ class Datapath(Protocol):
     def report_to(self, events: DatapathEvents) -> None:
         """Pass news on to `events` from now on."""
 
+    async def prepare_memory(self, snapshot: Snapshot) -> None:
+        """Make ready to use `snapshot` beside the one in use: `commit_memory` comes next.
+
+        Raises:
+            OSError: it cannot be used; nothing has changed, and it is given up.
+        """
+
     async def commit_memory(self, snapshot: Snapshot) -> None:
         """Move every ring to `snapshot`; return when nothing uses the one before.
 
         A ring whose own areas are not in the new snapshot breaks. Not cancellable.
         """
+
+    async def release_memory(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot that another has replaced: it is unmapped next. Not cancellable."""
 
     async def start_queue(self, index: int, start: RingStart, kick: OwnedFd | None) -> None:
         """Start ring `index` and look at it at once: a kick may have been lost before.

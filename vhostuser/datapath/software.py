@@ -194,6 +194,12 @@ class SoftwareDatapath:
                     return status
                 await changed.wait()
 
+    async def prepare_memory(self, snapshot: Snapshot) -> None:
+        """Do nothing: threads use mapped memory as it is. See `Datapath.prepare_memory`."""
+
+    async def release_memory(self, snapshot: Snapshot) -> None:
+        """Do nothing: its last user has gone with the commit. See `Datapath.release_memory`."""
+
     async def commit_memory(self, snapshot: Snapshot) -> None:
         """Move every ring to `snapshot`. See `Datapath.commit_memory`."""
         self._snapshot = snapshot

@@ -88,8 +88,15 @@ class Carrier:
 
     async def _change(self, prepare: Callable[[], MemoryChange]) -> None:
         """Prepare, commit, release: mapping and unmapping happen in a thread."""
+        datapath, before = self._device.datapath, self.memory.snapshot
         change = await trio.to_thread.run_sync(prepare)
-        await self._device.datapath.commit_memory(change.snapshot)
+        try:
+            await datapath.prepare_memory(change.snapshot)
+        except OSError:
+            await trio.to_thread.run_sync(change.abandon)
+            raise
+        await datapath.commit_memory(change.snapshot)
+        await datapath.release_memory(before)
         await trio.to_thread.run_sync(change.commit)
 
     async def leave(self) -> None:

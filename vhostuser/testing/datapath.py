@@ -70,6 +70,7 @@ class FakeDatapath:
         calls: what was asked for, in order, as tuples that begin with the method's name.
         positions: what `stop_queue` returns for a ring; the initial position where nothing is set.
         fail: raised by the next `start_queue`, once.
+        fail_memory: raised by the next `prepare_memory`, once.
         fds: the fds that were handed over and not yet replaced.
         events: what `report_to` was given.
     """
@@ -78,6 +79,7 @@ class FakeDatapath:
     calls: list[tuple[object, ...]] = field(default_factory=list)
     positions: dict[int, RingState] = field(default_factory=dict)
     fail: OSError | None = None
+    fail_memory: OSError | None = None
     fds: dict[tuple[int, str], OwnedFd] = field(default_factory=dict)
     events: DatapathEvents | None = None
 
@@ -89,6 +91,19 @@ class FakeDatapath:
     def report_to(self, events: DatapathEvents) -> None:
         """Keep `events`, so that a test can call it."""
         self.events = events
+
+    async def prepare_memory(self, snapshot: Snapshot) -> None:
+        """Write down the snapshot's number, or raise `fail_memory`."""
+        await trio.lowlevel.checkpoint()
+        error, self.fail_memory = self.fail_memory, None
+        if error is not None:
+            raise error
+        self.calls.append(("prepare_memory", snapshot.number))
+
+    async def release_memory(self, snapshot: Snapshot) -> None:
+        """Write down the snapshot's number."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("release_memory", snapshot.number))
 
     async def commit_memory(self, snapshot: Snapshot) -> None:
         """Write down the snapshot's number."""

@@ -17,7 +17,7 @@ from protocol.vhost_user import SetVringKick
 from vhostuser import testing
 from vhostuser.datapath import StopMode
 from vhostuser.fds import OwnedFd
-from vhostuser.frontend import QEMU, FrontendClient, GuestMemory
+from vhostuser.frontend import QEMU, FrontendClient, GuestMemory, RequestRefusedError
 from vhostuser.server import ConnectingEndpoint, Server, bind_unix
 from vhostuser.testing import NEED_REPLY, VERSION, RawFrontend, held, raw_message
 from vhostuser.testing.datapath import FakeDatapath, FakeDevice
@@ -162,6 +162,23 @@ async def test_a_start_that_the_data_path_refuses_is_nacked_and_the_fd_closed(se
             with kick:  # the same message is fine now: nothing was changed by the failure
                 await client.request(SetVringKick(index=0, no_fd=False), [kick])
     assert "desc address 0x0" in caplog.text
+
+
+async def test_memory_that_the_data_path_cannot_use_is_nacked_and_unmapped(served, caplog):
+    served.device.datapath.fail_memory = OSError(12, "no room for another mapping")
+    with GuestMemory() as memory:
+        (region,) = memory.regions
+        async with FrontendClient.connect(served.path, memory) as client:
+            await client.negotiate()
+            before = held()
+            with pytest.raises(RequestRefusedError):
+                await client.add_region(region)
+            assert held().more_than(before) == ""
+            assert served.server.connection.carrier.memory.snapshot.number == 0
+            await client.add_region(region)
+            steps = [call for call in served.device.datapath.calls if "memory" in call[0]]
+            assert steps == [("prepare_memory", 1), ("commit_memory", 1), ("release_memory", 0)]
+    assert "no room for another mapping" in caplog.text
 
 
 async def test_fds_of_refused_and_replaced_messages_are_closed(served):
