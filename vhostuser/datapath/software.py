@@ -47,6 +47,8 @@ _FD = {RingFd.KICK: lib.VHU_FD_KICK, RingFd.CALL: lib.VHU_FD_CALL, RingFd.ERR: l
 _AREAS = ("desc", "driver", "device")
 _SHARE = "share the guest's memory (QEMU: a memory-backend with share=on)"
 _USED_INDEX_OFFSET = 2
+_INTERRUPT_SECONDS = 0.1
+"""How long a worker may take over a change before it is looked upon as held up by a peer's fd."""
 
 
 class _Queue:
@@ -192,7 +194,10 @@ class SoftwareDatapath:
                 status = queue.status()
                 if status.applied >= number:
                     return status
-                await changed.wait()
+                with trio.move_on_after(_INTERRUPT_SECONDS) as patience:
+                    await changed.wait()
+                if patience.cancelled_caught:
+                    lib.vhu_queue_interrupt(queue.native)
 
     async def prepare_memory(self, snapshot: Snapshot) -> None:
         """Do nothing: threads use mapped memory as it is. See `Datapath.prepare_memory`."""

@@ -257,6 +257,9 @@ uint64_t vhu_queue_want(struct vhu_queue *queue, const struct vhu_queue_wanted *
  * a kick fd is polled, one without a call fd is never signalled. The old fd is closed by the worker when it
  * no longer uses it. A call fd that arrives while the ring runs is signalled once, for a lost interrupt. */
 int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd);
+/* Interrupt the worker where a peer keeps it in a system call, by filling an eventfd between a look at it and
+ * a write to it. Repeat until what was wanted is applied: one that comes too early is lost. Uses SIGURG. */
+void vhu_queue_interrupt(struct vhu_queue *queue);
 void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret);
 
 #endif

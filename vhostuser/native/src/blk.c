@@ -204,7 +204,13 @@ static enum blk_status serve_data(struct request *request, struct slice *slice, 
 
 static enum blk_status flush(const struct vhu_blk *blk)
 {
-    return blk->config.fd < 0 || fdatasync(blk->config.fd) == 0 ? STATUS_OK : STATUS_IOERR;
+    int rc = 0;
+
+    if (blk->config.fd >= 0)
+        do
+            rc = fdatasync(blk->config.fd);
+        while (rc < 0 && errno == EINTR);
+    return rc == 0 ? STATUS_OK : STATUS_IOERR;
 }
 
 static enum blk_status get_id(struct request *request)

@@ -93,6 +93,13 @@ int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
     return 0;
 }
 
+void vhu_queue_interrupt(struct vhu_queue *queue)
+{
+    pthread_mutex_lock(&queue->worker->lock);
+    vhu_worker_interrupt(queue->worker);
+    pthread_mutex_unlock(&queue->worker->lock);
+}
+
 void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
 {
     pthread_mutex_lock(&queue->worker->lock);
@@ -117,7 +124,8 @@ static void count(uint64_t *counter, uint64_t more)
 
 /* Signal an eventfd or a pipe. One that is full carries a signal already; one that is closed has
  * nobody who could miss it. SIGPIPE is blocked in this thread. The peer shares the file's flags and
- * may have cleared O_NONBLOCK, so that a full one is not even tried. */
+ * may have cleared O_NONBLOCK, so that a full one is not even tried. One that the peer fills just
+ * then holds us until an interrupt: there is no write to an eventfd that never waits. */
 static void signal_fd(int fd)
 {
     struct pollfd ready = {.fd = fd, .events = POLLOUT};

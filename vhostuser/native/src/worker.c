@@ -17,6 +17,7 @@
 
 enum {
     SECOND_NS = 1000000000,
+    INTERRUPT_NS = 50000000, /* how often a thread that does not end is interrupted */
     EVENTS = 16,
     NO_KICK_TIMEOUT_MS = 1, /* how late a ring without a kick fd may be looked at */
     CLOCK_EVERY = 32,       /* empty passes between two looks at the clock */
@@ -241,12 +242,28 @@ static int open_fds(struct vhu_worker *worker)
     return 0;
 }
 
-/* Signals are the business of the process's own threads. */
+static void wake(int number)
+{
+    (void)number;
+}
+
+/* SIGURG is ignored unless somebody handles it, so that a stray one harms nobody. */
+static void prepare_interrupts(void)
+{
+    struct sigaction action = {.sa_handler = wake}, before; /* no SA_RESTART */
+
+    if (sigaction(SIGURG, NULL, &before) == 0 && before.sa_handler == SIG_DFL)
+        (void)sigaction(SIGURG, &action, NULL);
+}
+
+/* Other signals are the business of the process's own threads. */
 static int start_thread(struct vhu_worker *worker)
 {
     sigset_t all, before;
 
+    prepare_interrupts();
     sigfillset(&all);
+    sigdelset(&all, SIGURG);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(&worker->thread, NULL, run, worker);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -287,6 +304,12 @@ void vhu_worker_notify(struct vhu_worker *worker)
         return; /* full: it is awake */
 }
 
+void vhu_worker_interrupt(struct vhu_worker *worker)
+{
+    if (!worker->ended) /* it has not been joined then, either */
+        (void)pthread_kill(worker->thread, SIGURG);
+}
+
 static void ask_to_stop(struct vhu_worker *worker)
 {
     pthread_mutex_lock(&worker->lock);
@@ -297,20 +320,25 @@ static void ask_to_stop(struct vhu_worker *worker)
 
 int vhu_worker_stop(struct vhu_worker *worker, uint32_t timeout_ms)
 {
-    uint64_t end = now_ns() + (uint64_t)timeout_ms * 1000000;
-    struct timespec deadline = {(time_t)(end / SECOND_NS), (long)(end % SECOND_NS)};
-    int rc = 0;
+    uint64_t end = now_ns() + (uint64_t)timeout_ms * 1000000, next = now_ns();
 
     if (worker->joined)
         return 0;
     ask_to_stop(worker);
     pthread_mutex_lock(&worker->lock);
-    while (!worker->ended && rc == 0)
-        rc = pthread_cond_timedwait(&worker->changed, &worker->lock, &deadline);
+    while (!worker->ended && next < end) {
+        next = next + INTERRUPT_NS < end ? next + INTERRUPT_NS : end;
+        struct timespec until = {(time_t)(next / SECOND_NS), (long)(next % SECOND_NS)};
+        int rc = 0;
+
+        while (!worker->ended && rc == 0)
+            rc = pthread_cond_timedwait(&worker->changed, &worker->lock, &until);
+        vhu_worker_interrupt(worker);
+    }
     bool ended = worker->ended;
     pthread_mutex_unlock(&worker->lock);
     if (!ended)
-        return -rc;
+        return -ETIMEDOUT;
     pthread_join(worker->thread, NULL);
     worker->joined = true;
     return 0;

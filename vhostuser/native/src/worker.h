@@ -93,5 +93,7 @@ void vhu_worker_attach(struct vhu_worker *worker, struct vhu_queue *queue);
 void vhu_worker_detach(struct vhu_worker *worker, struct vhu_queue *queue);
 /* Make the thread look at its mailboxes. Call it with the lock held. */
 void vhu_worker_notify(struct vhu_worker *worker);
+/* End a system call that the thread waits in, if any. Call it with the lock held. */
+void vhu_worker_interrupt(struct vhu_worker *worker);
 
 #endif
