@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -162,6 +163,7 @@ def _run(options: argparse.Namespace) -> int:
         print()
         return 0
     store = _store(options)
+    _allow_open_files()
     for number in _SIGNALS:
         # In force before `_serve` listens for signals, and again once it has cleaned up.
         signal.signal(number, lambda _number, _frame: os._exit(0))
@@ -169,6 +171,12 @@ def _run(options: argparse.Namespace) -> int:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the interpreter's own end would undo a handler
     return 0
+
+
+def _allow_open_files() -> None:
+    """Take what the system allows: each ring has three fds, and 256 rings pass the usual limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _store(options: argparse.Namespace) -> Store:
@@ -180,7 +188,6 @@ def _store(options: argparse.Namespace) -> Store:
         return memory_store(options.memory, read_only=options.read_only)
     if options.blk_file is not None:
         return open_store(options.blk_file, read_only=options.read_only, direct=options.direct)
-    _log.info("no disk was named: serving the built-in one (--blk-file FILE serves an image)")
     return default_store(read_only=options.read_only)
 
 
@@ -240,6 +247,8 @@ async def _serve_disk(store: Store, options: argparse.Namespace, end: _End) -> N
 
 def _description(store: Store, options: argparse.Namespace) -> str:
     kind = "read-only disk" if store.read_only else "disk"
+    if options.blk_file is None and options.memory is None and options.null is None:
+        kind = f"built-in {kind} (--blk-file FILE serves an image)"
     queues = "1 queue" if options.num_queues == 1 else f"{options.num_queues} queues"
     where = options.socket_path or options.connect or "an inherited socket"
     return f"a {kind} of {store.size} bytes with {queues} on {where}"
