@@ -11,6 +11,7 @@ import enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
+from protocol.masks import complement
 from protocol.virtio.features import VirtioFeature, VirtioFeatures
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class ProtocolFeature(enum.Enum):
 
 class ProtocolFeatures(enum.IntFlag, boundary=enum.KEEP):
     """A set of protocol features, as the 64-bit masks on the wire; unknown bits are kept."""
+
+    __invert__ = complement
 
     MQ = 1 << ProtocolFeature.MQ.value
     LOG_SHMFD = 1 << ProtocolFeature.LOG_SHMFD.value

@@ -14,6 +14,8 @@ from typing import Self
 
 import construct as c
 
+from protocol.masks import complement
+
 __all__ = [
     "BLK_CONFIG_SIZE",
     "BLK_HEADER_SIZE",
@@ -39,7 +41,6 @@ BLK_SEGMENT_SIZE = 16
 """Bytes of each segment of a discard or write-zeroes request."""
 BLK_CONFIG_SIZE = 60
 """Bytes of the configuration space up to the write-zeroes fields."""
-_ALL = (1 << 64) - 1
 
 
 class BlkFeature(enum.Enum):
@@ -69,6 +70,8 @@ class BlkFeature(enum.Enum):
 class BlkFeatures(enum.IntFlag, boundary=enum.KEEP):
     """A set of block features, in the places they have in the 64-bit masks on the wire."""
 
+    __invert__ = complement
+
     SIZE_MAX = 1 << BlkFeature.SIZE_MAX.value
     SEG_MAX = 1 << BlkFeature.SEG_MAX.value
     GEOMETRY = 1 << BlkFeature.GEOMETRY.value
@@ -83,10 +86,6 @@ class BlkFeatures(enum.IntFlag, boundary=enum.KEEP):
     LIFETIME = 1 << BlkFeature.LIFETIME.value
     SECURE_ERASE = 1 << BlkFeature.SECURE_ERASE.value
     ZONED = 1 << BlkFeature.ZONED.value
-
-    def __invert__(self) -> Self:
-        """Return all other bits of the 64; IntFlag would lose those without a name."""
-        return type(self)(~int(self) & _ALL)
 
 
 class BlkRequest(enum.IntEnum):

@@ -9,11 +9,10 @@ Feature Bits"; vhost-user, VHOST_USER_F_PROTOCOL_FEATURES and VHOST_F_LOG_ALL.
 from __future__ import annotations
 
 import enum
-from typing import Self
+
+from protocol.masks import complement
 
 __all__ = ["VirtioFeature", "VirtioFeatures"]
-
-_ALL = (1 << 64) - 1
 
 
 class VirtioFeature(enum.Enum):
@@ -48,6 +47,8 @@ class VirtioFeature(enum.Enum):
 class VirtioFeatures(enum.IntFlag, boundary=enum.KEEP):
     """A set of features, as the 64-bit masks on the wire; unknown bits are kept."""
 
+    __invert__ = complement
+
     NOTIFY_ON_EMPTY = 1 << VirtioFeature.NOTIFY_ON_EMPTY.value
     LOG_ALL = 1 << VirtioFeature.LOG_ALL.value
     ANY_LAYOUT = 1 << VirtioFeature.ANY_LAYOUT.value
@@ -63,7 +64,3 @@ class VirtioFeatures(enum.IntFlag, boundary=enum.KEEP):
     NOTIFICATION_DATA = 1 << VirtioFeature.NOTIFICATION_DATA.value
     NOTIF_CONFIG_DATA = 1 << VirtioFeature.NOTIF_CONFIG_DATA.value
     RING_RESET = 1 << VirtioFeature.RING_RESET.value
-
-    def __invert__(self) -> Self:
-        """Return all other bits of the 64; IntFlag would lose those without a name."""
-        return type(self)(~int(self) & _ALL)

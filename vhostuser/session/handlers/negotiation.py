@@ -62,11 +62,6 @@ _RING_FORMAT = (
 )
 
 
-def _not_offered(accepted: int, offered: int) -> int:
-    # As plain numbers: the complement of a flag set knows no bits above those that have a name.
-    return int(accepted) & ~int(offered)
-
-
 def get_features(
     profile: DeviceProfile, state: SessionState, _request: GetFeatures, _fds: Fds
 ) -> Plan:
@@ -78,9 +73,9 @@ def set_features(
     profile: DeviceProfile, state: SessionState, request: SetFeatures, _fds: Fds
 ) -> Plan:
     """Take the accepted features. It may come again while rings run, which it must not disturb."""
-    unknown = _not_offered(request.features, profile.features)
+    unknown = request.features & ~profile.features
     if unknown:
-        raise Refusal("features", int(request.features), f"bits {unknown:#x} were not offered")
+        raise Refusal("features", int(request.features), f"bits {int(unknown):#x} were not offered")
     running = any(vring.started for vring in state.vrings)
     if running and (request.features ^ state.features) & _RING_FORMAT:
         raise Refusal(
@@ -108,9 +103,9 @@ def set_protocol_features(
     profile: DeviceProfile, state: SessionState, request: SetProtocolFeatures, _fds: Fds
 ) -> Plan:
     """Take the accepted protocol features."""
-    unknown = _not_offered(request.features, profile.protocol_features)
+    unknown = request.features & ~profile.protocol_features
     if unknown:
-        raise Refusal("features", int(request.features), f"bits {unknown:#x} were not offered")
+        raise Refusal("features", int(request.features), f"bits {int(unknown):#x} were not offered")
     return settled(replace(state, protocol_features=request.features))
 
 
