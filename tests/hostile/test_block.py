@@ -126,7 +126,8 @@ REQUESTS = {
     "106-write-crosses-the-end": write(SECTORS - 1, DATA * 2, status=IOERR),
     **{f"107-read-{length}": read(5, length, IOERR) for length in (0, 1, 511, 513)},
     **{f"107-write-{length}": write(5, (DATA * 2)[:length], IOERR) for length in (0, 1, 511, 513)},
-    "107-many-segments": Case(out=[IN_HEADER], room=[SECTOR] * 200 + [1], data=pattern(5, 200)),
+    "107-most-segments": Case(out=[IN_HEADER], room=[SECTOR] * 126 + [1], data=pattern(5, 126)),
+    "107-a-segment-too-many": Case(out=[IN_HEADER], room=[SECTOR] * 127 + [1], status=IOERR),
     "107-odd-pieces": Case(out=[IN_HEADER], room=[1, 510, 1, 1], data=pattern(5)),
     "108-read-only-write": replace(write(5, status=IOERR), read_only=True),
     "108-read-only-discard": replace(

@@ -323,6 +323,7 @@ def _create_native(store: Store, options: BlkOptions) -> Pointer:
     config = ffi.new("struct vhu_blk_config *")
     config.alignment = store.alignment
     config.sectors = store.size // SECTOR
+    config.seg_max = _SEG_MAX
     config.max_discard_sectors = _MAX_DISCARD_SECTORS
     config.max_discard_segments = _MAX_DISCARD_SEGMENTS
     config.max_write_zeroes_sectors = _MAX_WRITE_ZEROES_SECTORS
