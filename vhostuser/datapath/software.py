@@ -211,17 +211,21 @@ class SoftwareDatapath:
         waiting = []
         for queue in self._queues:
             if queue.start is not None:
-                addresses = self._translate(queue.start) or (0, 0, 0)
-                self._place(queue, addresses)
+                self._place(queue, self._areas_or_nowhere(queue.start))
                 waiting.append((queue, queue.want()))
         for queue, number in waiting:
             await self._applied(queue, number)
 
-    def _translate(self, start: RingStart) -> tuple[int, ...] | None:
+    def _areas_or_nowhere(self, start: RingStart) -> tuple[int, ...]:
+        """Host addresses of a running ring's areas; the engine breaks a ring that is nowhere."""
         try:
-            return tuple(self._area(start, area) for area in range(len(_AREAS)))
+            return self._areas(start)
         except RequestError:
-            return None
+            return (0, 0, 0)
+
+    def _areas(self, start: RingStart) -> tuple[int, ...]:
+        """Host addresses of a ring's areas. Raises as `_area`."""
+        return tuple(self._area(start, area) for area in range(len(_AREAS)))
 
     def _area(self, start: RingStart, area: int) -> int:
         """Host address of one of a ring's areas.
@@ -253,7 +257,7 @@ class SoftwareDatapath:
     async def start_queue(self, index: int, start: RingStart, kick: OwnedFd | None) -> None:
         """Start ring `index`. See `Datapath.start_queue`."""
         queue = self._queues[index]
-        addresses = tuple(self._area(start, area) for area in range(len(_AREAS)))
+        addresses = self._areas(start)
         state = start.state
         packed = VirtioFeatures.RING_PACKED in start.features
         used = state.used if packed else _read_used_index(addresses[2])

@@ -97,7 +97,12 @@ def _owned(native: Pointer) -> Pointer:
 
 
 class MemoryChange:
-    """A prepared change: commit it or give it up, exactly once."""
+    """A prepared change: commit it and then release what it replaced, or abandon it.
+
+    Attributes:
+        snapshot: the table as it will be.
+        replaced: the table as it was, between commit and release.
+    """
 
     def __init__(
         self, table: MemoryTable, mappings: tuple[_Mapping, ...], added: tuple[_Mapping, ...]
@@ -105,6 +110,8 @@ class MemoryChange:
         self._table = table
         self._mappings = mappings
         self._added = added
+        self._gone: list[_Mapping] = []
+        self.replaced: Snapshot | None = None
         ret = ffi.new("struct vhu_mem **")
         natives = ffi.new("struct vhu_region *[]", [mapping.native for mapping in mappings])
         check(lib.vhu_mem_create(natives, len(mappings), ret), "build the memory table")
@@ -112,13 +119,21 @@ class MemoryChange:
         self.snapshot = Snapshot(table.snapshot.number + 1, regions, _owned(ret[0]))
 
     def commit(self) -> None:
-        """Make the new snapshot the table's; call when nothing uses the old one any more."""
+        """Make the new snapshot the table's; quick."""
         table = self._table
-        table.snapshot = self.snapshot
-        gone = [mapping for mapping in table.mappings if mapping not in self._mappings]
+        self.replaced, table.snapshot = table.snapshot, self.snapshot
+        self._gone = [mapping for mapping in table.mappings if mapping not in self._mappings]
         table.mappings = self._mappings
-        for mapping in gone:
+
+    def release(self) -> None:
+        """Let go of what was replaced, once nothing uses it any more.
+
+        Unmapping may take long: call it in a thread, and keep no reference to `replaced`.
+        """
+        self.replaced = None
+        for mapping in self._gone:
             mapping.unmap()
+        self._gone = []
 
     def abandon(self) -> None:
         """Undo the preparation; the table stays as it was."""
@@ -184,8 +199,10 @@ class MemoryTable:
             raise
 
     def close(self) -> None:
-        """Unmap everything. Every ring must have stopped."""
-        MemoryChange(self, (), ()).commit()
+        """Unmap everything, which may take long. Every ring must have stopped."""
+        change = MemoryChange(self, (), ())
+        change.commit()
+        change.release()
 
 
 def same_region(one: MemRegion, other: MemRegion) -> bool:

@@ -88,7 +88,7 @@ class Carrier:
 
     async def _change(self, prepare: Callable[[], MemoryChange]) -> None:
         """Prepare, commit, release: mapping and unmapping happen in a thread."""
-        datapath, before = self._device.datapath, self.memory.snapshot
+        datapath = self._device.datapath
         change = await trio.to_thread.run_sync(prepare)
         try:
             await datapath.prepare_memory(change.snapshot)
@@ -96,8 +96,10 @@ class Carrier:
             await trio.to_thread.run_sync(change.abandon)
             raise
         await datapath.commit_memory(change.snapshot)
-        await datapath.release_memory(before)
-        await trio.to_thread.run_sync(change.commit)
+        change.commit()
+        if change.replaced is not None:
+            await datapath.release_memory(change.replaced)
+        await trio.to_thread.run_sync(change.release)
 
     async def leave(self) -> None:
         """End the session's use of the device and unmap its memory; not cancellable."""

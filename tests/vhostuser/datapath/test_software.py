@@ -56,6 +56,7 @@ class Rig:
         change = self.table.prepare_replace([(region.description, region.fd)])
         await self.datapath.commit_memory(change.snapshot)
         change.commit()
+        change.release()
 
     def queue(self, features=SPLIT, num=16):
         return DriverQueue(self.guest, 0, num=num, features=features)
@@ -201,6 +202,7 @@ async def test_a_ring_whose_memory_goes_away_breaks_alone(rig):
         change = rig.table.prepare_replace([])
         await rig.datapath.commit_memory(change.snapshot)
         change.commit()
+        change.release()
         await rig.events.news.wait()
         assert rig.events.broken[0][:2] == (0, Fault.RING_ADDRESS)
 

@@ -66,12 +66,18 @@ class Device:
             os.eventfd_write(self.queue.call.fileno(), 1)
 
 
+def share(memory: GuestMemory, table: MemoryTable) -> None:
+    region = memory.regions[0]
+    change = table.prepare_add(region.description, region.fd)
+    change.commit()
+    change.release()
+
+
 @contextlib.contextmanager
 def device(memory: GuestMemory, features: VirtioFeatures, **options: Any) -> Iterator[Device]:
     before = held()
     table = MemoryTable()
-    region = memory.regions[0]
-    table.prepare_add(region.description, region.fd).commit()
+    share(memory, table)
     queue = DriverQueue(memory, 0, num=8, features=features, **options)
     areas = queue.areas
     config = RingConfig(

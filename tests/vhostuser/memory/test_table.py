@@ -26,6 +26,11 @@ def region(gpa=0, size=PAGE, uva=0x7000_0000, offset=0):
     return MemRegion(gpa=Gpa(gpa), size=size, uva=Uva(uva), offset=offset)
 
 
+def apply(change):
+    change.commit()
+    change.release()
+
+
 @pytest.fixture
 def table():
     before = held()
@@ -39,7 +44,7 @@ def test_a_region_is_translated_once_it_is_committed(table):
     with memfd(2 * PAGE) as fd:
         change = table.prepare_add(region(size=2 * PAGE), fd)
         assert table.snapshot.uva_to_hva(Uva(0x7000_0000), 1) is None
-        change.commit()
+        apply(change)
     start = table.snapshot.uva_to_hva(Uva(0x7000_0000), 2 * PAGE)
     assert table.snapshot.uva_to_hva(Uva(0x7000_1000), PAGE) == start + PAGE
 
@@ -50,7 +55,7 @@ def test_a_region_is_translated_once_it_is_committed(table):
 )
 def test_what_is_not_whole_inside_a_region_is_not_translated(table, address, length):
     with memfd(PAGE) as fd:
-        table.prepare_add(region(), fd).commit()
+        apply(table.prepare_add(region(), fd))
     if length < 1 << 64:
         assert table.snapshot.uva_to_hva(Uva(address), length) is None
     else:
@@ -85,9 +90,9 @@ def test_what_cannot_be_mapped_is_named(table):
 
 def test_replacing_unmaps_what_was_there(table):
     with memfd(PAGE) as fd:
-        table.prepare_add(region(), fd).commit()
+        apply(table.prepare_add(region(), fd))
         before = held()
-        table.prepare_replace([(region(uva=0x7200_0000), fd)]).commit()
+        apply(table.prepare_replace([(region(uva=0x7200_0000), fd)]))
     assert held().more_than(before) == ""
     assert table.snapshot.uva_to_hva(Uva(0x7000_0000), 1) is None
     assert table.snapshot.uva_to_hva(Uva(0x7200_0000), PAGE) is not None
@@ -95,26 +100,37 @@ def test_replacing_unmaps_what_was_there(table):
 
 def test_removing_keeps_the_other_regions_where_they_are(table):
     with memfd(2 * PAGE) as fd:
-        table.prepare_add(region(), fd).commit()
+        apply(table.prepare_add(region(), fd))
         other = region(gpa=PAGE, uva=0x7200_0000, offset=PAGE)
-        table.prepare_add(other, fd).commit()
+        apply(table.prepare_add(other, fd))
         place = table.snapshot.uva_to_hva(Uva(0x7200_0000), PAGE)
-        table.prepare_remove(region(offset=8 * PAGE)).commit()  # the offset does not count
+        apply(table.prepare_remove(region(offset=8 * PAGE)))  # the offset does not count
     assert table.snapshot.regions == (other,)
     assert table.snapshot.uva_to_hva(Uva(0x7200_0000), PAGE) == place
     assert table.snapshot.number == 3
 
 
+def test_what_was_replaced_stays_mapped_until_it_is_released(table):
+    with memfd(PAGE) as fd:
+        apply(table.prepare_add(region(), fd))
+    change = table.prepare_remove(region())
+    change.commit()
+    assert table.snapshot.regions == ()
+    assert "memfd:guest" in Path("/proc/self/maps").read_text(encoding="utf-8")
+    change.release()
+    assert "memfd:guest" not in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
 def test_an_odd_size_is_mapped_to_its_last_byte_and_no_further(table):
     with memfd(PAGE + 1) as fd:
-        table.prepare_add(region(size=PAGE + 1), fd).commit()
+        apply(table.prepare_add(region(size=PAGE + 1), fd))
     assert table.snapshot.uva_to_hva(Uva(0x7000_1000), 1) is not None
     assert table.snapshot.uva_to_hva(Uva(0x7000_1001), 1) is None
 
 
 def test_a_fork_does_not_inherit_guest_memory(table):
     with memfd(PAGE) as fd:
-        table.prepare_add(region(), fd).commit()
+        apply(table.prepare_add(region(), fd))
         start = table.snapshot.uva_to_hva(Uva(0x7000_0000), PAGE)
     with open("/proc/self/smaps", encoding="ascii") as smaps:  # noqa: PTH123
         text = smaps.read()
@@ -124,10 +140,10 @@ def test_a_fork_does_not_inherit_guest_memory(table):
 
 def test_a_snapshot_in_hand_outlives_the_change_that_replaces_it(table):
     with memfd(PAGE) as fd:
-        table.prepare_add(region(), fd).commit()
+        apply(table.prepare_add(region(), fd))
         old = table.snapshot
         start = old.uva_to_hva(Uva(0x7000_0000), 1)
-        table.prepare_remove(region()).commit()
+        apply(table.prepare_remove(region()))
     assert (old.pins, old.uva_to_hva(Uva(0x7000_0000), 1)) == (0, start)
     assert table.snapshot.uva_to_hva(Uva(0x7000_0000), 1) is None
     del old

@@ -1,7 +1,7 @@
 """Handlers of the memory table. Specification: SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG.
 
-Sums, alignment and the end of the file are checked where the region is mapped; here, what concerns
-the table as a whole.
+What can be said of a region without its file is checked here, and what concerns the table as a
+whole; the file itself is looked at where it is mapped.
 """
 
 from __future__ import annotations
