@@ -17,7 +17,7 @@ BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(shell find vhostuser/native -not -path '*/build/*' \
 	\( -name '*.[ch]' -o -name build.py \) -not -name '_engine*')
 
-.PHONY: help build parts demo test check docs native-asan native-tsan clean
+.PHONY: help build parts demo test check bench bench-profile wheel wheel-try docs native-asan native-tsan fuzz fuzz-quick fuzz-compare clean
 
 help:
 	@echo 'make demo         serve a disk, drive it, verify every byte; boot a guest where QEMU is'
@@ -25,6 +25,12 @@ help:
 	@echo 'make check        lint, format, types, layers, generated documents'
 	@echo 'make native-asan  the engine under the address and undefined-behaviour sanitizers'
 	@echo 'make native-tsan  the engine under the thread sanitizer'
+	@echo 'make fuzz-quick   the fuzz targets of rings and requests for a minute (make test does it, too)'
+	@echo 'make fuzz         the same until 100 million ring states were seen (STATES=...)'
+	@echo 'make fuzz-compare a million ring states against the pure-Python ring (STATES=...)'
+	@echo 'make bench        measure against the peer, write docs/benchmarks.md (BENCH=null,shm: a part)'
+	@echo 'make wheel        build the wheel into dist and look into it'
+	@echo 'make wheel-try    install that wheel for PYTHON=python3.13, run demo and tests with it'
 	@echo 'make docs         write the generated documents anew'
 	@echo 'make build        the virtual environment with the compiled engine, in .venv'
 	@echo 'make parts        fetch what the tests need, into .parts'
@@ -62,10 +68,34 @@ check: build
 	run $(BIN)/ruff check; \
 	run $(BIN)/ruff format --check; \
 	run $(BIN)/mypy; \
-	run env MYPYPATH=tests/parts $(BIN)/mypy -p parts; \
+	run env MYPYPATH=tests/parts:tests/bench:tests/wheel $(BIN)/mypy -p parts -p bench -p wheels; \
+	run env MYPYPATH=tests/parts:tests/fuzz $(BIN)/mypy -p fuzzing; \
 	run $(BIN)/lint-imports --no-cache; \
 	run $(BIN)/python docs/generate.py --check; \
 	exit $$status
+
+# See tests/bench/README.md. Wants an idle machine.
+BENCHMARKS = @PYTHONPATH=tests/bench:tests/parts $(BIN)/python -m bench
+
+bench: build
+	@$(PARTS) get libblkio qemu-storage-daemon fio
+	$(BENCHMARKS) run $(if $(BENCH),--only $(BENCH)) $(if $(BENCH_QUICK),--quick) $(BENCH_ARGS)
+
+bench-profile: build
+	@$(PARTS) get libblkio qemu-storage-daemon fio
+	$(BENCHMARKS) profile $(ROW) $(BENCH_ARGS)
+
+WHEELS = PYTHONPATH=tests/wheel
+
+wheel: build
+	@rm -f dist/vhostuser-*.whl
+	@$(WHEELS) $(BIN)/python -m wheels make dist
+
+# With any Python from 3.11 on: there is one wheel for all.
+wheel-try:
+	$(need_python)
+	@test -f dist/vhostuser-*.whl || { echo 'make: no wheel in dist; run make wheel first'; exit 1; }
+	@$(WHEELS) $(PYTHON) -m wheels try dist/vhostuser-*.whl $(PYTEST_ARGS)
 
 docs: build
 	$(BIN)/python docs/generate.py
@@ -74,6 +104,21 @@ native-asan native-tsan:
 	$(need_python)
 	@$(PARTS) host
 	$(MAKE) -C vhostuser/native $(@:native-%=%)
+
+# clang with libFuzzer comes as a part where the machine has none. See docs/reference/fuzzing.md.
+FUZZING = PYTHONPATH=tests/parts:tests/fuzz $(BIN)/python -m fuzzing
+
+fuzz: build
+	@$(PARTS) get clang
+	@$(FUZZING) run $(if $(STATES),--states=$(STATES))
+
+fuzz-quick: build
+	@$(PARTS) get clang
+	@$(FUZZING) quick
+
+fuzz-compare: build
+	@$(PARTS) get clang
+	@$(FUZZING) compare $(if $(STATES),--states=$(STATES))
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

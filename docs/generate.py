@@ -1,9 +1,9 @@
-"""Generates the reference pages that derive from the code: messages, layouts and state diagrams.
+"""Generates the reference pages that derive from the code: messages, commands, options.
 
-Run it after changing the message table, a layout or a state table:
+Run it after changing the message table, a layout, a state table, an option or a command:
 
-    python docs/generate.py            writes docs/reference/messages.md
-    python docs/generate.py --check    fails if the page differs from the code
+    python docs/generate.py            writes the pages in docs/reference
+    python docs/generate.py --check    fails if a page differs from the code
 
 It needs the project's packages, installed or in the current directory (`python -m docs.generate`).
 """
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from protocol import vhost_user as v
 from protocol.vhost_user import formats, states
+from vhostuser.cli.reference import commands_page, control_page, options_page
 
 if TYPE_CHECKING:
     import enum
     from collections.abc import Iterator, Mapping, Sequence
 
-PAGE = Path(__file__).parent / "reference" / "messages.md"
+FOLDER = Path(__file__).parent / "reference"
 
 INTRODUCTION = """\
 # vhost-user messages
@@ -59,8 +60,8 @@ have one or the sender asked for one, and the connection goes on; otherwise it i
 """
 
 
-def generate() -> str:
-    """Return the text of the page."""
+def messages_page() -> str:
+    """Return the page of messages, layouts and states."""
     parts = [
         INTRODUCTION,
         "## Front-end messages\n",
@@ -275,20 +276,29 @@ def label(state: enum.Enum) -> str:
     return str(state.value)
 
 
+PAGES = {
+    "messages.md": messages_page,
+    "commands.md": commands_page,
+    "options.md": options_page,
+    "control-socket.md": control_page,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page, or check it; return the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the reference of messages.")
-    parser.add_argument("--check", action="store_true", help="only tell if the page is current")
+    """Write the pages, or check them; return the exit status."""
+    parser = argparse.ArgumentParser(description="Generate the pages of the reference.")
+    parser.add_argument("--check", action="store_true", help="only tell if the pages are current")
     options = parser.parse_args(arguments)
-    text = generate()
-    if not options.check:
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write(f"{PAGE} differs from the code: run python docs/generate.py\n")
-    return 1
+    status = 0
+    for name, make in PAGES.items():
+        page, text = FOLDER / name, make()
+        if not options.check:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(text, encoding="utf-8")
+        elif not page.is_file() or page.read_text(encoding="utf-8") != text:
+            sys.stderr.write(f"{page} differs from the code: run python docs/generate.py\n")
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from parts.catalogue import CATALOGUE, is_excused
 from parts.require import SKIP_MARK
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from _pytest.terminal import TerminalReporter
+
+# How long an example takes says more about what else the machine does than about the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _skipped = pytest.StashKey[dict[str, str]]()
 

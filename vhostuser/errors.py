@@ -6,7 +6,12 @@ for each kind is in docs/decisions/0004.
 
 from __future__ import annotations
 
-__all__ = ["RequestError", "StoreError", "UsageError", "WorkerStuckError"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["RequestError", "StoreError", "UsageError", "WorkerStuckError", "leaves"]
 
 
 class UsageError(Exception):
@@ -35,3 +40,12 @@ class RequestError(OSError):
 
 class WorkerStuckError(OSError):
     """A worker thread hangs in the store and could not be stopped in time."""
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """Yield the errors of a group and of the groups in it: trio nests them at every nursery."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error

@@ -16,7 +16,7 @@ from protocol.vhost_user import messages as m
 from protocol.vhost_user.dialect import CURRENT
 from protocol.vhost_user.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from protocol.vhost_user.exchange import Incoming, Pending, Reply, Request, Role
-from protocol.vhost_user.features import Negotiated, ProtocolFeature
+from protocol.vhost_user.features import Negotiated, ProtocolFeature, ProtocolFeatures
 from protocol.vhost_user.framing import HEADER_SIZE, REPLY_FLAGS, SECTION, Header, frame
 from protocol.vhost_user.legality import (
     FatalProtocolError,
@@ -299,7 +299,7 @@ class Connection:
             fds=fds,
             need_reply=incoming.header.need_reply,
             row=row,
-            ack=self._ack_asked(incoming.header),
+            ack=self._ack_asked(incoming.header, message),
         )
         return self._current
 
@@ -334,7 +334,7 @@ class Connection:
         return remote
 
     def _failure_of(self, incoming: Incoming) -> Outgoing | None:
-        ack = self._ack_asked(incoming.header)
+        ack = self._ack_asked(incoming.header, incoming.message)
         if incoming.row is None:
             return frame(incoming.header.number, _NACK, reply=True) if ack else None
         return self._failure(incoming.row, incoming.message, ack=ack)
@@ -348,8 +348,13 @@ class Connection:
             return None
         return frame(row.number, rule.payload.build(failure.to_fields()), reply=True)
 
-    def _ack_asked(self, header: Header) -> bool:
-        return header.need_reply and self.negotiated.has(ProtocolFeature.REPLY_ACK)
+    def _ack_asked(self, header: Header, message: m.Message | None) -> bool:
+        # The message that negotiates REPLY_ACK may itself ask: user-mode Linux does, and waits.
+        agreed = self.negotiated.has(ProtocolFeature.REPLY_ACK) or (
+            isinstance(message, m.SetProtocolFeatures)
+            and ProtocolFeatures.REPLY_ACK in message.features
+        )
+        return header.need_reply and agreed
 
     def _drop_incoming(self) -> None:
         if self._incoming is not None:

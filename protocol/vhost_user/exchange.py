@@ -34,7 +34,8 @@ class Request:
         fds: The descriptors that came along; they are the receiver's now.
         need_reply: Whether the peer asked for an acknowledgement.
         row: The message's row.
-        ack: Whether an acknowledgement will be sent: asked for, and REPLY_ACK negotiated before.
+        ack: Whether an acknowledgement will be sent: asked for, and REPLY_ACK negotiated, by this
+            very message at the latest.
     """
 
     message: Message

@@ -22,6 +22,7 @@ __all__ = [
     "BLK_ID_SIZE",
     "BLK_SECTOR_SIZE",
     "BLK_SEGMENT_SIZE",
+    "BLK_WRITEBACK_OFFSET",
     "BlkConfig",
     "BlkFeature",
     "BlkFeatures",
@@ -41,6 +42,8 @@ BLK_SEGMENT_SIZE = 16
 """Bytes of each segment of a discard or write-zeroes request."""
 BLK_CONFIG_SIZE = 60
 """Bytes of the configuration space up to the write-zeroes fields."""
+BLK_WRITEBACK_OFFSET = 32
+"""Where in the configuration space `writeback` stands, the one field that the driver writes."""
 
 
 class BlkFeature(enum.Enum):
@@ -95,6 +98,8 @@ class BlkRequest(enum.IntEnum):
     """Read from the disk into the writable part."""
     OUT = 1
     """Write the readable part to the disk."""
+    SCSI_CMD = 2
+    """Legacy: a SCSI command for the host's device."""
     FLUSH = 4
     GET_ID = 8
     """Copy the serial number into the writable part."""

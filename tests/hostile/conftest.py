@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from hostile_rings import SIZES
+from ring_rig import GuardedMemory, TwinMemory
 
 from protocol.vhost_user import FRONT_END_ROWS, ReplyKind
 from vhostuser.devices import BlkDevice, BlkOptions, open_store
@@ -33,7 +35,7 @@ from vhostuser.testing import NEED_REPLY, VERSION, RawFrontend, RawReply, held
 from vhostuser.testing import serving as running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from protocol.virtio import VirtioFeatures
@@ -304,3 +306,10 @@ def serving(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Any:
                 assert served.complaints() == []
 
     return serve
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[TwinMemory]:
+    guarded = GuardedMemory(SIZES)
+    yield TwinMemory(guarded)
+    guarded.close()

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from protocol.virtio import BlkHeader, BlkRequest, BlkSegment, BlkStatus, VirtioFeatures
+from protocol.virtio import (
+    BlkFeatures,
+    BlkHeader,
+    BlkRequest,
+    BlkSegment,
+    BlkStatus,
+    VirtioFeatures,
+)
 from vhostuser.frontend import TRANSPORT_FEATURES, BlockDriver, GuestBuffer, RegionLayout
 
 if TYPE_CHECKING:
@@ -15,6 +22,8 @@ if TYPE_CHECKING:
 
     from vhostuser.frontend import FrontendClient, GuestMemory
 
+NONE, SIZE_MAX = VirtioFeatures(0), VirtioFeatures(int(BlkFeatures.SIZE_MAX))
+LONGEST = 1 << 20
 OK, IOERR, UNSUPP = BlkStatus.OK, BlkStatus.IOERR, BlkStatus.UNSUPP
 SECTOR = 512
 SECTORS = 2048
@@ -52,6 +61,8 @@ class Case:
         data: what the device must write before it; the rest of the room stays blank.
         disk: what must have changed on the disk, by sector.
         read_only: whether the disk is.
+        features: negotiated beside those of the layout.
+        memory: bytes of guest memory.
     """
 
     out: Sequence[bytes]
@@ -60,6 +71,8 @@ class Case:
     data: bytes = b""
     disk: dict[int, bytes] = field(default_factory=dict)
     read_only: bool = False
+    features: VirtioFeatures = NONE
+    memory: int = 1 << 20
 
     @property
     def written(self) -> int:
@@ -79,6 +92,12 @@ def write(sector: int, data: bytes = DATA, status: int = OK) -> Case:
 
 def get_id(room: int) -> Case:
     return Case(out=[header(BlkRequest.GET_ID)], room=[room, 1], data=SERIAL[:room])
+
+
+def long_buffer(length: int, status: int, features: VirtioFeatures = SIZE_MAX) -> Case:
+    """A request that needs no data, with one buffer of some."""
+    out = [header(BlkRequest.FLUSH), bytes(length)]
+    return Case(out=out, status=status, features=features, memory=4 * LONGEST)
 
 
 def other(kind: int, data: bytes = b"", status: int = OK, disk: Any = None) -> Case:
@@ -128,6 +147,12 @@ REQUESTS = {
     **{f"107-write-{length}": write(5, (DATA * 2)[:length], IOERR) for length in (0, 1, 511, 513)},
     "107-most-segments": Case(out=[IN_HEADER], room=[SECTOR] * 126 + [1], data=pattern(5, 126)),
     "107-a-segment-too-many": Case(out=[IN_HEADER], room=[SECTOR] * 127 + [1], status=IOERR),
+    "107-longest-buffer": long_buffer(LONGEST, OK),
+    "107-a-byte-too-long": long_buffer(LONGEST + 1, IOERR),
+    "107-a-byte-too-long-in-room": Case(
+        out=[IN_HEADER], room=[LONGEST + 1, 1], status=IOERR, features=SIZE_MAX, memory=4 * LONGEST
+    ),
+    "107-longest-not-negotiated": long_buffer(LONGEST + 1, OK, NONE),
     "107-odd-pieces": Case(out=[IN_HEADER], room=[1, 510, 1, 1], data=pattern(5)),
     "108-read-only-write": replace(write(5, status=IOERR), read_only=True),
     "108-read-only-discard": replace(
@@ -137,7 +162,12 @@ REQUESTS = {
         other(BlkRequest.WRITE_ZEROES, segment(8, 2), IOERR), read_only=True
     ),
     "108-type-4g": other(0xFFFFFFFF, status=UNSUPP),
-    "108-type-2": other(2, DATA, UNSUPP),
+    **{f"108-type-{kind}": other(kind, DATA, UNSUPP) for kind in (2, 3, 5, 6, 7, 9, 12, 15, 26)},
+    "108-type-legacy-barrier": other(1 << 31 | BlkRequest.OUT, DATA, UNSUPP),
+    "108-type-scsi": Case(
+        out=[header(BlkRequest.SCSI_CMD), bytes(6)], room=[96, 16, 1], status=UNSUPP
+    ),
+    "108-type-lifetime": Case(out=[header(BlkRequest.GET_LIFETIME)], room=[16, 1], status=UNSUPP),
     "108-type-secure-erase": other(BlkRequest.SECURE_ERASE, segment(8, 2), UNSUPP),
     "109-in-readable": Case(out=[IN_HEADER, bytes(SECTOR)], status=IOERR),
     "109-out-writable": Case(out=[OUT_HEADER], room=[SECTOR, 1], status=IOERR),
@@ -197,13 +227,13 @@ async def attack(client: FrontendClient, case: Case) -> None:
 
 @pytest.mark.parametrize(("case", "features"), CASES.values(), ids=CASES)
 async def hostile(case: Case, features: VirtioFeatures, serving: Any) -> None:
-    layout = RegionLayout(gpa=1 << 32, size=1 << 20, margin=PAGE)
+    layout = RegionLayout(gpa=1 << 32, size=case.memory, margin=PAGE)
     async with serving(read_only=case.read_only) as served:
         expected = bytearray(served.image.read_bytes())
         for sector, data in case.disk.items():
             expected[sector * SECTOR : sector * SECTOR + len(data)] = data
         memory = served.guest(layout)
-        async with served.disk(memory, num=256, features=features) as (client, _):
+        async with served.disk(memory, num=256, features=features | case.features) as (client, _):
             await attack(client, case)
             await served.reads(BlockDriver([client.queues[0]]), sector=3)
         assert served.image.read_bytes() == bytes(expected)

@@ -16,6 +16,7 @@ from protocol.vhost_user import (
     SetVringEnable,
     SetVringKick,
 )
+from protocol.virtio import BLK_WRITEBACK_OFFSET as WRITEBACK
 from protocol.virtio import VirtioFeatures
 from vhostuser.frontend import (
     BLK_DRIVER_FEATURES,
@@ -130,6 +131,35 @@ def config(offset: int, size: int, payload: int | None = None, flags: int = 0) -
     return struct.pack("=III", offset, size, flags) + bytes(size if payload is None else payload)
 
 
+def bad_write(offset: int, data: bytes, field: str, flags: int = 0) -> Case:
+    payload = struct.pack("=III", offset, len(data), flags) + data
+    return lambda served: served.refuses("SET_CONFIG", payload, field=field)
+
+
+async def writes_what_can_be_written(served: Any) -> None:
+    for migration in (False, True):
+        async with served.disk(served.guest()) as (client, disk):
+            for value in (b"\0", b"\1"):
+                await client.set_config(WRITEBACK, value, migration=migration)
+                assert await client.get_config(WRITEBACK, 1) == value
+                await served.reads(disk)
+
+
+async def migrates_the_same_configuration(served: Any) -> None:
+    async with served.disk(served.guest()) as (client, disk):
+        whole = bytearray(await client.get_config(0, CONFIG_SPACE))
+        await client.set_config(0, bytes(whole), migration=True)
+        whole[WRITEBACK] = 0
+        await client.set_config(0, bytes(whole), migration=True)
+        assert await client.get_config(0, CONFIG_SPACE) == whole
+        whole[0] ^= 1
+        with pytest.raises(RequestRefusedError):
+            await client.set_config(0, bytes(whole), migration=True)
+        await client.set_config(WRITEBACK, b"\1")
+        await served.reads(disk)
+    served.complained_once("SET_CONFIG", "offset")
+
+
 def bad_config(payload: bytes, name: str = "GET_CONFIG") -> Case:
     return lambda served: served.refuses(name, payload)
 
@@ -167,9 +197,23 @@ CASES = {
     "91-offset-at-the-end": bad_config(config(CONFIG_SPACE, 1)),
     "91-payload-short": bad_config(config(0, 8, 4)),
     "91-payload-long": bad_config(config(0, 4, 8)),
-    "92-read-only-field": bad_config(config(0, 8), "SET_CONFIG"),
-    "92-migration": bad_config(config(0, 8, flags=1), "SET_CONFIG"),
-    "92-unknown-flag": bad_config(config(0, 8, flags=2), "SET_CONFIG"),
+    "92-read-only-field": bad_write(0, bytes(8), "offset"),
+    "92-read-only-field-as-it-is": bad_write(33, bytes(1), "offset"),
+    "92-migration": bad_write(0, bytes(8), "offset", flags=1),
+    "92-unknown-flag": bad_write(WRITEBACK, b"\1", "flags", flags=2),
+    "92-unknown-flag-31": bad_write(WRITEBACK, b"\1", "flags", flags=1 << 31),
+    "92-size-0": bad_write(WRITEBACK, b"", "size"),
+    "92-one-byte-before": bad_write(WRITEBACK - 1, b"\0\1", "offset"),
+    "92-one-byte-behind": bad_write(WRITEBACK, b"\1\0", "offset"),
+    "92-beyond-the-fields": bad_write(CONFIG_SPACE - 1, b"\0", "offset"),
+    "92-beyond-the-space": bad_write(CONFIG_SPACE, b"\0", "offset+size"),
+    "92-offset-wraps": bad_write(0xFFFFFFFF, b"\0\0", "offset"),
+    "92-value-2": bad_write(WRITEBACK, b"\2", "writeback"),
+    "92-value-255-migration": bad_write(WRITEBACK, b"\xff", "writeback", flags=1),
+    "92-payload-short": bad_config(config(WRITEBACK, 1, 0), "SET_CONFIG"),
+    "92-payload-long": bad_config(config(WRITEBACK, 1, 2), "SET_CONFIG"),
+    "92-writeback": writes_what_can_be_written,
+    "92-same-configuration": migrates_the_same_configuration,
 }
 
 

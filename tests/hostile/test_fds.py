@@ -177,6 +177,27 @@ def pipe_call(served: Any) -> tuple[Any, Any, Any]:
     return fd, fd, served.pipe()[1]
 
 
+def sockets(served: Any) -> tuple[OwnedFd, OwnedFd]:
+    """What user-mode Linux calls a pipe."""
+    ours, theirs = socket.socketpair()
+    return served.fd(ours.detach()), served.fd(theirs.detach())
+
+
+def socket_kick(served: Any) -> tuple[Any, Any, Any]:
+    ours, theirs = sockets(served)
+    return ours, theirs, served.eventfd()
+
+
+def socket_call(served: Any) -> tuple[Any, Any, Any]:
+    fd = served.eventfd()
+    return fd, fd, sockets(served)[1]
+
+
+def lonely_socket_call(served: Any) -> tuple[Any, Any, Any]:
+    fd = served.eventfd()
+    return fd, fd, KINDS["socket"](served)
+
+
 def closed_pipe_call(served: Any) -> tuple[Any, Any, Any]:
     fd = served.eventfd()
     reading, writing = served.pipe()
@@ -248,10 +269,13 @@ CASES = {
         f"19-{name[10:].lower()}-{kind}": wrong_notifier(name, kind)
         for name in RING_FDS
         for kind in KINDS
-        if kind != "pipe"
+        if kind not in {"pipe", "socket"}
     },
     "19-kick-pipe-works": odd_fds(pipe_kick),
     "19-call-pipe-works": odd_fds(pipe_call),
+    "19-kick-socket-works": odd_fds(socket_kick),
+    "19-call-socket-works": odd_fds(socket_call),
+    "19-call-socket-of-nobody-works": odd_fds(lonely_socket_call),
     "19-channel-eventfd": no_socket_for_the_back_end_channel,
     "20-rlimit": no_descriptor_free,
     **{

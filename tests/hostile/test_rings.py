@@ -16,19 +16,19 @@ from hostile_rings import (
     NEXT_DATA,
     NUM,
     RING,
-    SIZES,
     Case,
     Guest,
     case,
     check,
 )
-from ring_rig import GuardedMemory, TwinMemory
 
 from protocol.virtio import DescFlags, VirtioFeatures
 from vhostuser.virtqueue import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from ring_rig import TwinMemory
 
 NEXT, WRITE, INDIRECT = DescFlags.NEXT, DescFlags.WRITE, DescFlags.INDIRECT
 NOTHING = DescFlags(0)
@@ -242,13 +242,6 @@ CASES = [
     ),
     case("70-same-head-twice", same_head_twice, ([], [(DATA, 4)]), Fault.IN_FLIGHT),
 ]
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[TwinMemory]:
-    guarded = GuardedMemory(SIZES)
-    yield TwinMemory(guarded)
-    guarded.close()
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in CASES])

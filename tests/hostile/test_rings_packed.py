@@ -10,14 +10,15 @@ import functools
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile_rings import DATA, HOLE, NUM, PACKED, SIZES, Case, Guest, case, check
-from ring_rig import GuardedMemory, TwinMemory
+from hostile_rings import DATA, HOLE, NUM, PACKED, Case, Guest, case, check
 
 from protocol.virtio import DescFlags, VirtioFeatures
 from vhostuser.virtqueue import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from ring_rig import TwinMemory
 
 NEXT, WRITE, INDIRECT = DescFlags.NEXT, DescFlags.WRITE, DescFlags.INDIRECT
 NOTHING = DescFlags(0)
@@ -143,13 +144,6 @@ CASES = [
         ]
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[TwinMemory]:
-    guarded = GuardedMemory(SIZES)
-    yield TwinMemory(guarded)
-    guarded.close()
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in CASES])

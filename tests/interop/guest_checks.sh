@@ -1,14 +1,6 @@
-# What the guest does with its disk; sourced by init, for busybox's shell. The test reads the lines
-# that begin with CHECK, and knows the layout below (in MiB, see test_qemu.py).
-disk=/dev/vda
+# What the guest does with its disk. The test knows the layout below (in MiB, see test_qemu.py).
 queue=/sys/block/vda/queue
 host_at=1 host_mib=1 marker_at=2 share_at=4 share_mib=4 punch_at=16 punch_mib=3
-check() { echo "CHECK $*"; }
-sum() { dd if=$disk bs=1M skip=$1 count=$2 iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1; }
-same() { # NAME WANTED GOT
-    if [ -n "$2" ] && [ "$2" = "$3" ]; then check "$1 ok $3"; else check "$1 FAILED $2 $3"; fi
-}
-bit() { cut -c$(($1 + 1)) /sys/block/vda/device/features; }
 # One queue's share of the disk: FROM, in MiB.
 share_of() { echo $((share_at + $1 * share_mib)); }
 

@@ -2,69 +2,60 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from guest_rig import MIB, checks, digest, script
 
 from vhostuser.testing.guest import Guest, disk_arguments, machine_arguments, run_qemu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from vhostuser.testing.guest import GuestFiles
 
 pytestmark = pytest.mark.interop
 
-_MIB = 1 << 20
 _DISK_MIB = 32
-_SCRIPT = (Path(__file__).parent / "guest_checks.sh").read_text()
 # Where guest_checks.sh has its places, in MiB.
 _HOST_AT, _SHARE_AT, _SHARE_MIB = 1, 4, 4
 
 
-def _sum(image: Path, at: int, count: int) -> str:
-    with image.open("rb") as disk:
-        disk.seek(at * _MIB)
-        return hashlib.sha256(disk.read(count * _MIB)).hexdigest()
-
-
-def _checks(console: str) -> dict[str, str]:
-    """Return the CHECK lines of a guest: the first word of each, and the rest of the line."""
-    found = re.findall(r"^CHECK (\S+) ?(.*)$", console, re.MULTILINE)
-    assert len({name for name, _ in found}) == len(found), console
-    return dict(found)
-
-
-@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+@pytest.mark.parametrize("kind", ["split", "packed", "legacy"])
 def test_a_guest_keeps_its_data_through_rebinding_and_reboot(
-    qemu: str, packed: bool, guest_files: GuestFiles, backend: Callable[..., Any], tmp_path: Path
+    qemu: str, kind: str, guest_files: GuestFiles, backend: Callable[..., Any], tmp_path: Path
 ) -> None:
     image = tmp_path / "image"
     with image.open("wb") as disk:
-        disk.truncate(_DISK_MIB * _MIB)
-        disk.seek(_HOST_AT * _MIB)
-        disk.write(bytes(i * 7 & 0xFF for i in range(251)) * (_MIB // 251))
+        disk.truncate(_DISK_MIB * MIB)
+        disk.seek(_HOST_AT * MIB)
+        disk.write(bytes(i * 7 & 0xFF for i in range(251)) * (MIB // 251))
     served = backend("--blk-file", image, "--num-queues", 2, "--serial", "interop-7")
-    guest = Guest(socket=served.socket, files=guest_files, script=_SCRIPT, qemu=qemu, packed=packed)
+    guest = Guest(
+        socket=served.socket,
+        files=guest_files,
+        script=script("guest_checks.sh"),
+        qemu=qemu,
+        packed=kind == "packed",
+        legacy=kind == "legacy",
+    )
 
     run = guest.run(seconds=90)
 
-    checks = _checks(run.console)
+    found = checks(run.console)
     shares = [
-        "ok " + _sum(image, _SHARE_AT + cpu * _SHARE_MIB, _SHARE_MIB) for cpu in range(guest.cpus)
+        "ok " + digest(image, _SHARE_AT + cpu * _SHARE_MIB, _SHARE_MIB) for cpu in range(guest.cpus)
     ]
-    discard = checks.pop("discard")
+    discard = found.pop("discard")
     assert discard.startswith("ok "), run.console
-    assert checks == {
+    assert found == {
         "queues": "2",
-        "packed": "1" if packed else "0",
-        "version-1": "1",
+        "packed": "1" if kind == "packed" else "0",
+        "version-1": "0" if kind == "legacy" else "1",
         "serial": "interop-7",
-        "sectors": str(_DISK_MIB * _MIB // 512),
-        "host": _sum(image, _HOST_AT, 1),
+        "sectors": str(_DISK_MIB * MIB // 512),
+        "host": digest(image, _HOST_AT, 1),
         "written-by-cpu0": shares[0],
         "written-by-cpu1": shares[1],
         "rebound-cpu0": shares[0],
@@ -83,7 +74,7 @@ def test_a_guest_sees_that_a_disk_is_read_only(
     qemu: str, guest_files: GuestFiles, backend: Callable[..., Any], tmp_path: Path
 ) -> None:
     image = tmp_path / "image"
-    image.write_bytes(b"keep me" + bytes(4 * _MIB - 7))
+    image.write_bytes(b"keep me" + bytes(4 * MIB - 7))
     served = backend("--blk-file", image, "--read-only")
     script = """
         echo "CHECK read-only $(cat /sys/block/vda/ro)"
@@ -95,7 +86,7 @@ def test_a_guest_sees_that_a_disk_is_read_only(
         seconds=60
     )
 
-    assert _checks(run.console) == {"read-only": "1", "content": "keep me", "write": "refused"}
+    assert checks(run.console) == {"read-only": "1", "content": "keep me", "write": "refused"}
     assert image.read_bytes().startswith(b"keep me")
     served.terminate()
 
@@ -105,7 +96,7 @@ def test_the_firmware_reads_and_writes_the_disk(
 ) -> None:
     image = tmp_path / "image"
     text = b"the firmware read this\n\0".ljust(8 * 512, b"\xa5")
-    image.write_bytes((boot_sector + text).ljust(4 * _MIB, b"\0"))
+    image.write_bytes((boot_sector + text).ljust(4 * MIB, b"\0"))
     served = backend("--blk-file", image)
     command = [qemu, *machine_arguments(), *disk_arguments(served.socket)]
 

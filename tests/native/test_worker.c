@@ -3,169 +3,17 @@
  * Workers and queues: what is wanted becomes what is, kicks and calls are not lost, nothing is
  * leaked.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "bench.h"
 #include "check.h"
-#include "guest.h"
 
-enum { NUM = 16, PATIENCE_MS = 20000, QUEUES_MAX = 3, HAMMER = 300 };
-
-/* One queue with the driver of its ring. */
-struct line {
-    struct vhu_queue *queue;
-    struct vhu_driver *driver;
-    struct vhu_queue_wanted wanted;
-    int kick, call, err;
-    uint64_t buffers; /* GPA */
-};
-
-struct bench {
-    struct guest guest;
-    struct vhu_blk *blk;
-    struct vhu_worker *worker;
-    int event_fd;
-    int fds_before;
-    struct line lines[QUEUES_MAX];
-    int count;
-};
-
-static struct bench bench;
-
-static int count_fds(void)
-{
-    DIR *folder = opendir("/proc/self/fd");
-    int count = 0;
-
-    while (readdir(folder))
-        count++;
-    closedir(folder);
-    return count;
-}
-
-/* Wait until `fd` is readable and empty it. False: that took too long. */
-static bool await(int fd)
-{
-    struct pollfd wait = {.fd = fd, .events = POLLIN};
-    uint64_t ignored;
-
-    if (poll(&wait, 1, PATIENCE_MS) != 1)
-        return false;
-    return read(fd, &ignored, sizeof(ignored)) > 0;
-}
-
-static bool is_readable(int fd)
-{
-    struct pollfd look = {.fd = fd, .events = POLLIN};
-
-    return poll(&look, 1, 0) == 1;
-}
-
-static void push_fd(int fd)
-{
-    const uint64_t one = 1;
-
-    CHECK_EQUAL(write(fd, &one, sizeof(one)), sizeof(one));
-}
-
-static struct vhu_queue_status status_of(struct line *line)
-{
-    struct vhu_queue_status status;
-
-    vhu_queue_status(line->queue, &status);
-    return status;
-}
-
-static struct vhu_queue_status await_applied(struct line *line, uint64_t number)
-{
-    struct vhu_queue_status status = status_of(line);
-
-    while (status.applied < number && await(bench.event_fd))
-        status = status_of(line);
-    CHECK(status.applied >= number);
-    return status;
-}
-
-static struct vhu_queue_status want(struct line *line)
-{
-    return await_applied(line, vhu_queue_want(line->queue, &line->wanted));
-}
-
-static struct vhu_queue_status await_broken(struct line *line)
-{
-    struct vhu_queue_status status = status_of(line);
-
-    while (status.actual != VHU_QUEUE_BROKEN && await(bench.event_fd))
-        status = status_of(line);
-    return status;
-}
-
-static void open_line(struct line *line, int index, uint64_t features, uint16_t position)
-{
-    struct vhu_driver_config config = {.ring = guest_ring(&bench.guest, features, NUM, position)};
-
-    config.ring.desc = (uint8_t *)config.ring.desc + index * 4096;
-    config.ring.driver = (uint8_t *)config.ring.driver + index * 4096;
-    config.ring.device = (uint8_t *)config.ring.device + index * 4096;
-    line->buffers = FAR + (uint64_t)index * 65536;
-    CHECK_EQUAL(vhu_driver_create(&config, &line->driver), 0);
-    CHECK_EQUAL(vhu_queue_create(bench.worker, bench.blk, bench.event_fd, &line->queue), 0);
-    line->kick = eventfd(0, EFD_CLOEXEC);
-    line->call = eventfd(0, EFD_CLOEXEC);
-    line->err = eventfd(0, EFD_CLOEXEC);
-    CHECK_EQUAL(vhu_queue_set_fd(line->queue, VHU_FD_KICK, dup(line->kick)), 0);
-    CHECK_EQUAL(vhu_queue_set_fd(line->queue, VHU_FD_CALL, dup(line->call)), 0);
-    CHECK_EQUAL(vhu_queue_set_fd(line->queue, VHU_FD_ERR, dup(line->err)), 0);
-    line->wanted = (struct vhu_queue_wanted){
-        .start = 1, .enabled = true, .mem = bench.guest.mem, .config = config.ring};
-}
-
-static void open_bench(const struct vhu_worker_config *config, int count, uint64_t features,
-                       uint16_t position)
-{
-    struct vhu_blk_config store = {.fd = -1, .buffered_fd = -1, .alignment = 1, .sectors = 64};
-
-    memset(&bench, 0, sizeof(bench));
-    bench.fds_before = count_fds();
-    guest_create(&bench.guest);
-    bench.event_fd = eventfd(0, EFD_CLOEXEC);
-    bench.count = count;
-    CHECK_EQUAL(vhu_blk_create(&store, &bench.blk), 0);
-    CHECK_EQUAL(vhu_worker_create(config, &bench.worker), 0);
-    for (int i = 0; i < count; i++)
-        open_line(&bench.lines[i], i, features, position);
-}
-
-static void close_lines(void)
-{
-    for (int i = 0; i < bench.count; i++) {
-        struct line *line = &bench.lines[i];
-
-        vhu_queue_destroy(line->queue);
-        vhu_driver_destroy(line->driver);
-        close(line->kick);
-        close(line->call);
-        close(line->err);
-    }
-}
-
-static void close_bench(void)
-{
-    CHECK_EQUAL(vhu_worker_stop(bench.worker, PATIENCE_MS), 0);
-    CHECK_EQUAL(vhu_worker_stop(bench.worker, 0), 0);
-    close_lines();
-    vhu_worker_destroy(bench.worker);
-    vhu_blk_destroy(bench.blk);
-    guest_destroy(&bench.guest);
-    close(bench.event_fd);
-    CHECK_EQUAL(count_fds(), bench.fds_before);
-}
+enum { HAMMER = 300 };
 
 /* Put a write of one sector into the ring; returns whether the device wants a kick. */
 static bool send(struct line *line)
@@ -301,7 +149,7 @@ static void a_running_ring_follows_the_memory_table(void)
     CHECK_EQUAL(want(line).actual, VHU_QUEUE_RUNNING);
     if (send(line))
         push_fd(line->kick);
-    struct vhu_queue_status status = await_broken(line);
+    struct vhu_queue_status status = await_actual(line, VHU_QUEUE_BROKEN);
     CHECK_EQUAL(status.fault, VHU_FAULT_ADDRESS);
     CHECK_EQUAL(status.fault_value, line->buffers);
     CHECK_EQUAL(vhu_mem_pins(poor), 0);
@@ -332,7 +180,7 @@ static void a_broken_ring_says_why_and_harms_no_other(void)
     store_relaxed(&avail->ring[1], NUM + 3);
     store_release(&avail->idx, 2);
     push_fd(bad->kick);
-    struct vhu_queue_status status = await_broken(bad);
+    struct vhu_queue_status status = await_actual(bad, VHU_QUEUE_BROKEN);
     CHECK_EQUAL(status.actual, VHU_QUEUE_BROKEN);
     CHECK_EQUAL(status.fault, VHU_FAULT_HEAD);
     CHECK_EQUAL(status.fault_value, NUM + 3);

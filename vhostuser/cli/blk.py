@@ -1,77 +1,49 @@
-"""`vhostuser blk`: serve a disk. Specification: "Backend program conventions", vhost-user-blk."""
+"""`vhostuser blk`: serve disks. Specification: "Backend program conventions", vhost-user-blk.
+
+What can be set is `vhostuser.disks.config`; here it is collected from the command line or the file,
+and the set of disks is run until somebody ends it.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import resource
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from vhostuser.cli.command import Command, parse_size
-from vhostuser.devices import (
-    SERIAL_BYTES,
-    BlkDevice,
-    BlkOptions,
-    default_store,
-    memory_store,
-    null_store,
-    open_store,
+from vhostuser.cli.command import Command
+from vhostuser.cli.ending import SIGNALS, End, end_on_signal
+from vhostuser.disks import (
+    DiskConfig,
+    DiskSet,
+    Finding,
+    Problem,
+    ProgramConfig,
+    Source,
+    add_arguments,
+    check_disks,
+    given,
+    missing_socket,
+    read,
+    read_config,
 )
 from vhostuser.errors import UsageError
 from vhostuser.monitor import Monitor
-from vhostuser.server import (
-    ConnectingEndpoint,
-    ListeningEndpoint,
-    Server,
-    bind_unix,
-    endpoint_from_fd,
-    systemd_fd,
-)
+from vhostuser.server import systemd_notify, systemd_sockets
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Callable
-
-    from vhostuser.devices import Store
-    from vhostuser.server import Endpoint
 
 __all__ = ["COMMAND"]
 
 _log = logging.getLogger(__name__)
-_LARGEST_QUEUE = 32768
-_MOST_QUEUES = 256
-_MOST_WORKERS = 64
-_LONGEST_POLL_US = 1_000_000
-_END_SECONDS = 0.8
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise ValueError(text)
-        return value
-
-    number.__name__ = f"number from {least} to {most}"
-    return number
-
-
-def _serial(text: str) -> str:
-    if len(text.encode("ascii")) > SERIAL_BYTES:
-        raise ValueError(text)
-    return text
-
-
-_serial.__name__ = f"serial (up to {SERIAL_BYTES} ASCII characters)"
+_NOTHING = "there is nothing to serve: give a [[disk]], or a control socket"
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -80,97 +52,72 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print what this back-end can do as JSON, and end",
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--socket-path", type=Path, metavar="PATH", help="listen on this UNIX socket"
-    )
-    where.add_argument(
-        "--fd",
-        type=_number(0, 1 << 20),
-        metavar="N",
-        help="use this inherited socket, listening or connected",
-    )
-    where.add_argument(
-        "--connect",
-        type=Path,
-        metavar="PATH",
-        help="connect to a front-end that listens here, with retries",
-    )
-    store = parser.add_mutually_exclusive_group()
-    store.add_argument(
-        "--blk-file",
+    parser.add_argument(
+        "--config",
         type=Path,
         metavar="FILE",
-        help="disk image or block device; without any disk the built-in one is served",
-    )
-    store.add_argument(
-        "--null",
-        type=parse_size,
-        metavar="SIZE",
-        help="a disk that transfers nothing, for measuring; bytes, or with a unit: 64M, 1G, 2T",
-    )
-    store.add_argument(
-        "--memory", type=parse_size, metavar="SIZE", help="a disk in memory, empty at the start"
-    )
-    parser.add_argument("--read-only", action="store_true", help="refuse writes")
-    parser.add_argument("--direct", action="store_true", help="bypass the page cache (O_DIRECT)")
-    parser.add_argument(
-        "--num-queues",
-        type=_number(1, _MOST_QUEUES),
-        default=1,
-        metavar="N",
-        help="request queues (default: %(default)s)",
+        help="serve the disks of this TOML file: one [[disk]] table each, with the options below",
     )
     parser.add_argument(
-        "--queue-size",
-        type=_number(2, _LARGEST_QUEUE),
-        default=1024,
-        metavar="N",
-        help="largest ring size accepted (default: %(default)s)",
+        "--check",
+        action="store_true",
+        help="serve nothing: tell everything that is wrong with the options or the file",
     )
-    parser.add_argument(
-        "--serial",
-        type=_serial,
-        default="vhostuser",
-        metavar="TEXT",
-        help="serial number, up to 20 characters (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=_number(1, _MOST_WORKERS),
-        default=1,
-        metavar="N",
-        help="threads that share the queues (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--poll-us",
-        type=_number(0, _LONGEST_POLL_US),
-        default=50,
-        metavar="N",
-        help="longest time to poll an idle ring before sleeping, in us (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--busy-poll", action="store_true", help="never sleep: each worker keeps a processor busy"
-    )
-    parser.add_argument(
-        "--control", type=Path, metavar="PATH", help="serve a control socket (QMP) here"
-    )
+    add_arguments(parser, DiskConfig)
+    add_arguments(parser, ProgramConfig)
 
 
-def _run(options: argparse.Namespace) -> int:
-    if options.print_capabilities:
+def _run(namespace: argparse.Namespace) -> int:
+    if namespace.print_capabilities:
         json.dump({"type": "block", "features": ["read-only", "blk-file"]}, sys.stdout)
         print()
         return 0
-    store = _store(options)
+    program, disks, findings = _collect(namespace)
+    if namespace.check:
+        findings = [*findings, *check_disks(program, disks, str(namespace.config or ""))]
+        if namespace.config is None and not systemd_sockets():
+            findings += [Finding("", where) for disk, _ in disks for where in missing_socket(disk)]
+        if not disks and program.control is None and not findings:
+            findings = [Finding(str(namespace.config), Problem("", _NOTHING))]
+        for finding in findings:
+            print(finding, file=sys.stderr)
+        return 1 if findings else 0
+    if findings:
+        raise UsageError("\n".join(map(str, findings)))
+    level = "debug" if namespace.verbose else program.log_level
+    namespace.sink.configure(log_format=program.log_format, level=level)
     _allow_open_files()
-    for number in _SIGNALS:
+    for number in SIGNALS:
         # In force before `_serve` listens for signals, and again once it has cleaned up.
         signal.signal(number, lambda _number, _frame: os._exit(0))
-    trio.run(_serve, store, options)
-    for number in _SIGNALS:
+    trio.run(_serve, program, [disk for disk, _ in disks])
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the interpreter's own end would undo a handler
     return 0
+
+
+def _collect(
+    namespace: argparse.Namespace,
+) -> tuple[ProgramConfig, list[tuple[DiskConfig, str]], list[Finding]]:
+    """Return the program's options, the disks with the place of each, and what is wrong."""
+    of_disk = given(namespace, DiskConfig)
+    of_program = given(namespace, ProgramConfig)
+    if namespace.config is None:
+        disk, problems = read(DiskConfig, of_disk, Source.COMMAND_LINE)
+        program, more = read(ProgramConfig, of_program, Source.COMMAND_LINE)
+        assert program is not None, more  # nothing in it excludes anything
+        findings = [Finding("", each) for each in problems]
+        return program, [] if disk is None else [(disk, "")], findings
+    if of_disk:
+        raise UsageError(
+            f"--{next(iter(of_disk))} is of a disk: with --config it belongs into a [[disk]] table "
+            f"of {namespace.config}"
+        )
+    file = read_config(namespace.config, overridden=of_program)
+    disks = list(zip(file.disks, file.places, strict=True))
+    if namespace.check:
+        disks += file.partly_right
+    return file.program, disks, list(file.findings)
 
 
 def _allow_open_files() -> None:
@@ -179,117 +126,52 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _store(options: argparse.Namespace) -> Store:
-    if options.direct and options.blk_file is None:
-        raise UsageError("--direct bypasses the page cache of a file: give --blk-file FILE")
-    if options.null is not None:
-        return null_store(options.null, read_only=options.read_only)
-    if options.memory is not None:
-        return memory_store(options.memory, read_only=options.read_only)
-    if options.blk_file is not None:
-        return open_store(options.blk_file, read_only=options.read_only, direct=options.direct)
-    return default_store(read_only=options.read_only)
-
-
-def _endpoint(options: argparse.Namespace) -> Endpoint:
-    if options.socket_path is not None:
-        return ListeningEndpoint(bind_unix(options.socket_path), options.socket_path)
-    if options.connect is not None:
-        return ConnectingEndpoint(options.connect)
-    number = options.fd if options.fd is not None else systemd_fd()
-    if number is None:
-        raise UsageError("where are front-ends? Give --socket-path PATH, --connect PATH or --fd N")
-    return endpoint_from_fd(number)
-
-
-async def _serve(store: Store, options: argparse.Namespace) -> None:
+async def _serve(program: ProgramConfig, configs: list[DiskConfig]) -> None:
     """Serve until SIGTERM, SIGINT, `quit` or the last front-end.
 
     From before the first socket is there until after the last one is removed, signals are obeyed
     here: no moment is left at which one would leave a socket's path behind.
     """
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    if not configs and program.control is None:
+        raise UsageError(_NOTHING)
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            end = _End(nursery.cancel_scope)
-            nursery.start_soon(_end_on_signal, signals, end)
-            await _serve_disk(store, options, end)
+            end = End(nursery.cancel_scope)
+            nursery.start_soon(end_on_signal, signals, end)
+            async with DiskSet.open() as disks:
+                end.disks = disks
+                await _serve_disks(disks, program, configs, end)
             nursery.cancel_scope.cancel()
 
 
-async def _serve_disk(store: Store, options: argparse.Namespace, end: _End) -> None:
-    blk = BlkOptions(
-        queues=options.num_queues,
-        queue_size=options.queue_size,
-        serial=options.serial,
-        workers=options.workers,
-        poll_us=options.poll_us,
-        busy_poll=options.busy_poll,
-    )
-    try:
-        endpoint = _endpoint(options)
-    except UsageError:
-        store.close()
-        raise
-    if options.socket_path is not None:
-        end.paths.append(options.socket_path)
-    with contextlib.closing(endpoint):
-        async with BlkDevice.open(store, blk) as device, trio.open_nursery() as nursery:
-            server = Server(device=device, endpoint=endpoint)
-            if options.control is not None:
-                monitor = Monitor(options.control, server, end)
-                end.paths.append(options.control)
-                server.notify = monitor.emit
-                nursery.start_soon(monitor.run)
-            _log.info("serving %s", _description(store, options))
-            await server.run()
-            nursery.cancel_scope.cancel()
-
-
-def _description(store: Store, options: argparse.Namespace) -> str:
-    kind = "read-only disk" if store.read_only else "disk"
-    if options.blk_file is None and options.memory is None and options.null is None:
-        kind = f"built-in {kind} (--blk-file FILE serves an image)"
-    queues = "1 queue" if options.num_queues == 1 else f"{options.num_queues} queues"
-    where = options.socket_path or options.connect or "an inherited socket"
-    return f"a {kind} of {store.size} bytes with {queues} on {where}"
-
-
-class _End:
-    """Ends the program when called: cleanly if that is possible in time.
-
-    Args:
-        scope: of all that shall end.
-
-    Attributes:
-        paths: sockets to be removed also when it is not.
-    """
-
-    def __init__(self, scope: trio.CancelScope) -> None:
-        self._scope = scope
-        self.paths: list[Path] = []
-
-    def __call__(self) -> None:
-        # A thread that hangs in the store cannot be waited for: what it has not finished stays
-        # unacknowledged, which is what a front-end must cope with anyway.
-        watchdog = threading.Timer(_END_SECONDS, self._give_up)
-        watchdog.daemon = True
-        watchdog.start()
-        self._scope.cancel()
-
-    def _give_up(self) -> None:
-        for path in self.paths:
-            path.unlink(missing_ok=True)
-        os._exit(0)
-
-
-async def _end_on_signal(signals: AsyncIterator[int], end: _End) -> None:
-    async for number in signals:
-        _log.info("%s: ending", signal.Signals(number).name)
-        end()
+async def _serve_disks(
+    disks: DiskSet, program: ProgramConfig, configs: list[DiskConfig], end: End
+) -> None:
+    disks.inherited = systemd_sockets()
+    if len(configs) == len(disks.inherited) == 1:
+        # One disk and one socket: they belong together, whatever the socket is called.
+        disks.inherited = dict.fromkeys([configs[0].id], *disks.inherited.values())
+    async with trio.open_nursery() as nursery:
+        if program.control is not None:
+            monitor = Monitor(program.control, disks, end)
+            end.control = monitor.made
+            disks.notify = monitor.emit
+            nursery.start_soon(monitor.run)
+        for config in configs:
+            await disks.add(config)
+        if not configs:
+            _log.info("no disk yet: waiting for disk-add on %s", program.control)
+        if disks.inherited:
+            names = ", ".join(disks.inherited)
+            raise UsageError(f"systemd passed sockets that no disk has for its id: {names}")
+        systemd_notify("READY=1")
+        await disks.finished()
+        nursery.cancel_scope.cancel()
 
 
 COMMAND = Command(
     summary="serve a disk image, a block device or memory as a virtio disk",
     configure=_configure,
     run=_run,
+    obeys_signals=True,
 )

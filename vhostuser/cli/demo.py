@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.virtio import VirtioFeatures
-from vhostuser.cli.command import Command, leaves
+from vhostuser.cli.command import Command
 from vhostuser.devices import (
     DEFAULT_SECTORS,
     GREETING,
@@ -28,6 +28,7 @@ from vhostuser.devices import (
     default_sector,
     default_store,
 )
+from vhostuser.errors import leaves
 from vhostuser.frontend import (
     BLK_DRIVER_FEATURES,
     TRANSPORT_FEATURES,

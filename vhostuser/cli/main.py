@@ -1,48 +1,22 @@
-"""The `vhostuser` program: finds the command that was asked for and runs it.
+"""The `vhostuser` program: what must happen before anything else is imported.
 
-Commands come from the entry-point group `vhostuser.commands`, so that other packages can bring
-theirs.
+A service manager may end a program that has only just begun: from here on SIGTERM means an end with
+status 0, also in the middle of an import. So this module imports next to nothing; the rest is in
+`vhostuser.cli.program`.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import logging
+import gc
+import os
+import signal
 import sys
-from typing import TYPE_CHECKING
 
-from vhostuser import __version__
-from vhostuser.cli.command import leaves
-from vhostuser.errors import UsageError
-
+TYPE_CHECKING = False  # as typing's, which takes long to import
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vhostuser.cli.command import Command
-
-__all__ = ["main"]
-
-_GROUP = "vhostuser.commands"
-_INTERRUPTED = 130
-
-
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """Build the parser; only the command that is named is imported in full."""
-    parser = argparse.ArgumentParser(
-        prog="vhostuser", description="A vhost-user back-end: serves a guest's virtqueues."
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    points = {point.name: point for point in importlib.metadata.entry_points(group=_GROUP)}
-    named = [name for name in points if name in arguments[:1]] or sorted(points)
-    for name in named:
-        command: Command = points[name].load()
-        sub = commands.add_parser(name, help=command.summary, description=command.summary)
-        sub.add_argument("--verbose", "-v", action="store_true", help="log every message, too")
-        command.configure(sub)
-        sub.set_defaults(run=command.run)
-    return parser
+__all__ = ["main", "main_blk"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,20 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command line, or
         130 (as a shell would say) when the keyboard interrupted a command that does not expect it.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    status = 1
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+    gc.disable()  # nothing imported becomes garbage: looking for it takes a tenth of the time
     try:
-        options = _parser(arguments).parse_args(arguments)
-        logging.basicConfig(
-            level=logging.DEBUG if options.verbose else logging.INFO,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
-        status = options.run(options)
-    except* KeyboardInterrupt:
-        print("vhostuser: interrupted", file=sys.stderr)
-        status = _INTERRUPTED
-    except* (UsageError, OSError) as group:
-        for error in leaves(group):
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            print(f"vhostuser: {text}", file=sys.stderr)
-    return status
+        from vhostuser.cli.program import run  # noqa: PLC0415 - see above
+
+        return run(sys.argv[1:] if arguments is None else arguments, before)
+    finally:
+        gc.enable()
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, before)
+
+
+def main_blk() -> int:
+    """Run `vhostuser blk` as a program of its own, which takes the conventions' options."""
+    return main(["blk", *sys.argv[1:]])

@@ -10,9 +10,10 @@ from vhostuser.datapath.interface import (
     RingStatistics,
     StopMode,
 )
-from vhostuser.datapath.software import SoftwareDatapath
+from vhostuser.datapath.software import IO_ENGINES, SoftwareDatapath, WorkerOptions
 
 __all__ = [
+    "IO_ENGINES",
     "Capabilities",
     "Datapath",
     "DatapathEvents",
@@ -22,4 +23,5 @@ __all__ = [
     "RingStatistics",
     "SoftwareDatapath",
     "StopMode",
+    "WorkerOptions",
 ]

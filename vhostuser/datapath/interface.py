@@ -94,6 +94,7 @@ class RingStatistics:
         kicks: wake-ups by the kick fd.
         calls: signals to the call fd.
         calls_suppressed: times the driver wanted no call.
+        waits: times a request had to wait for the store instead of being answered at once.
     """
 
     actual: RingActual
@@ -105,6 +106,7 @@ class RingStatistics:
     kicks: int
     calls: int
     calls_suppressed: int
+    waits: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.virtio import VirtioFeatures
 from vhostuser.datapath.interface import (
     Capabilities,
     RingActual,
@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from vhostuser.memory import Snapshot
     from vhostuser.native import Pointer
 
-__all__ = ["SoftwareDatapath"]
+__all__ = ["IO_ENGINES", "SoftwareDatapath", "WorkerOptions"]
+
+_IO = {
+    "auto": lib.VHU_IO_AUTO,
+    "io_uring": lib.VHU_IO_URING,
+    "threads": lib.VHU_IO_THREADS,
+}
+IO_ENGINES = tuple(_IO)
+"""How requests may wait for the store; `auto` is io_uring, or threads where the host refuses it."""
 
 _ACTUAL = {
     lib.VHU_QUEUE_STOPPED: RingActual.STOPPED,
@@ -46,7 +54,6 @@ _STOP = {StopMode.DRAIN: lib.VHU_STOP_DRAIN, StopMode.ABANDON: lib.VHU_STOP_ABAN
 _FD = {RingFd.KICK: lib.VHU_FD_KICK, RingFd.CALL: lib.VHU_FD_CALL, RingFd.ERR: lib.VHU_FD_ERR}
 _AREAS = ("desc", "driver", "device")
 _SHARE = "share the guest's memory (QEMU: a memory-backend with share=on)"
-_USED_INDEX_OFFSET = 2
 _INTERRUPT_SECONDS = 0.1
 """How long a worker may take over a change before it is looked upon as held up by a peer's fd."""
 
@@ -79,15 +86,30 @@ class _Queue:
         check(lib.vhu_queue_set_fd(self.native, _FD[which], number), f"use the {which.value} fd")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """The threads that serve the rings of a device.
+
+    Attributes:
+        count: how many share the rings; more than there are rings are not started.
+        poll_us: longest time to poll an idle ring before sleeping, in microseconds.
+        busy_poll: never sleep.
+        io: how requests wait for the store, one of `IO_ENGINES`.
+    """
+
+    count: int = 1
+    poll_us: int = 50
+    busy_poll: bool = False
+    io: str = "auto"
+
+
 class SoftwareDatapath:
     """Rings served by engine threads.
 
     Make it with `async with SoftwareDatapath.open(...)`; the threads end with the block.
     """
 
-    def __init__(
-        self, store: Pointer, *, queues: int, workers: int, poll_us: int, busy_poll: bool
-    ) -> None:
+    def __init__(self, store: Pointer, queues: int, workers: WorkerOptions) -> None:
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = trio.Event()
         self._watching = trio.CancelScope(shield=True)
@@ -96,7 +118,7 @@ class SoftwareDatapath:
         self._workers: list[Pointer] = []
         self._queues: list[_Queue] = []
         try:
-            self._create_workers(min(workers, queues), poll_us, busy_poll=busy_poll)
+            self._create_workers(min(workers.count, queues), workers)
             for index in range(queues):
                 worker = self._workers[index % len(self._workers)]
                 self._queues.append(_Queue(worker, store, self._event_fd))
@@ -104,8 +126,11 @@ class SoftwareDatapath:
             self._destroy()
             raise
 
-    def _create_workers(self, count: int, poll_us: int, *, busy_poll: bool) -> None:
-        config = ffi.new("struct vhu_worker_config *", {"poll_us": poll_us, "busy": busy_poll})
+    def _create_workers(self, count: int, options: WorkerOptions) -> None:
+        if options.io == "io_uring":
+            check(lib.vhu_io_uring_probe(), "use io_uring (--io threads does without)")
+        fields = {"poll_us": options.poll_us, "busy": options.busy_poll, "io": _IO[options.io]}
+        config = ffi.new("struct vhu_worker_config *", fields)
         for _ in range(count):
             ret = ffi.new("struct vhu_worker **")
             check(lib.vhu_worker_create(config, ret), "start a worker thread")
@@ -114,21 +139,20 @@ class SoftwareDatapath:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, store: Pointer, *, queues: int, workers: int, poll_us: int, busy_poll: bool = False
+        cls, store: Pointer, *, queues: int, workers: WorkerOptions
     ) -> AsyncIterator[SoftwareDatapath]:
         """Start the worker threads for the length of the block.
 
         Args:
             store: the engine's `struct vhu_blk`; it must outlive the block.
             queues: rings to serve.
-            workers: threads that share them, at most one a ring.
-            poll_us: longest time to poll an idle ring before sleeping, in microseconds.
-            busy_poll: never sleep.
+            workers: the threads that serve them.
 
         Raises:
-            OSError: the host is out of threads, memory or file descriptors.
+            OSError: the host is out of threads, memory or file descriptors, or refuses io_uring
+                where it is asked for.
         """
-        datapath = cls(store, queues=queues, workers=workers, poll_us=poll_us, busy_poll=busy_poll)
+        datapath = cls(store, queues, workers)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(datapath._watch)
@@ -158,9 +182,20 @@ class SoftwareDatapath:
         """What this datapath can do."""
         return Capabilities(start_at_state=True, report_state=True)
 
+    @property
+    def io(self) -> str:
+        """How requests wait for the store: `io_uring` or `threads`."""
+        kind = lib.vhu_worker_io(self._workers[0])
+        return next(name for name, value in _IO.items() if value == kind)
+
     def report_to(self, events: DatapathEvents) -> None:
         """Pass news on to `events`. See `Datapath.report_to`."""
         self._events = events
+
+    def config_changed(self) -> None:
+        """Pass on that the device's configuration space changed. See `DatapathEvents`."""
+        if self._events is not None:
+            self._events.config_changed()
 
     async def _watch(self) -> None:
         """Take up what the engine publishes, for as long as the datapath is open.
@@ -259,13 +294,11 @@ class SoftwareDatapath:
         queue = self._queues[index]
         addresses = self._areas(start)
         state = start.state
-        packed = VirtioFeatures.RING_PACKED in start.features
-        used = state.used if packed else _read_used_index(addresses[2])
         self._place(queue, addresses)
         config = queue.wanted.config
         config.features = int(start.features)
         config.num = start.num
-        config.state = (state.avail, used, state.avail_wrap, state.used_wrap)
+        config.state = (state.avail, state.used, state.avail_wrap, state.used_wrap)
         queue.starts += 1
         queue.wanted.start = queue.starts
         queue.set_fd(RingFd.KICK, kick)
@@ -276,8 +309,8 @@ class SoftwareDatapath:
             await self.stop_queue(index, StopMode.ABANDON)
             raise RequestError(
                 errno.EINVAL,
-                f"a position that a ring of {start.num} descriptors with used index {used} can "
-                "have, and areas aligned for its layout",
+                f"a position that a ring of {start.num} descriptors with used index "
+                f"{status.state.used} can have, and areas aligned for its layout",
                 field="base",
                 value=state.avail,
             )
@@ -328,10 +361,6 @@ class SoftwareDatapath:
         return tuple(_statistics(queue.status()) for queue in self._queues)
 
 
-def _read_used_index(hva: int) -> int:
-    return int(ffi.cast("uint16_t *", hva + _USED_INDEX_OFFSET)[0])
-
-
 def _statistics(status: Pointer) -> RingStatistics:
     broken = status.actual == lib.VHU_QUEUE_BROKEN
     return RingStatistics(
@@ -344,4 +373,5 @@ def _statistics(status: Pointer) -> RingStatistics:
         kicks=status.kicks,
         calls=status.calls,
         calls_suppressed=status.calls_suppressed,
+        waits=status.waits,
     )

@@ -1,33 +1,31 @@
 """Devices: what is served to a front-end."""
 
 from vhostuser.devices.base import Device, DeviceProfile
-from vhostuser.devices.blk import (
-    SERIAL_BYTES,
-    BlkDevice,
-    BlkOptions,
-    Store,
-    memory_store,
-    null_store,
-    open_store,
-)
+from vhostuser.devices.blk import BlkDevice
+from vhostuser.devices.blk_profile import BLOCK_SIZES, SERIAL_BYTES, BlkOptions
+from vhostuser.devices.block_device import BlockSizes, known_use
 from vhostuser.devices.default_disk import (
     DEFAULT_SECTORS,
     GREETING,
     default_sector,
     default_store,
 )
+from vhostuser.devices.store import Store, memory_store, null_store, open_store
 
 __all__ = [
+    "BLOCK_SIZES",
     "DEFAULT_SECTORS",
     "GREETING",
     "SERIAL_BYTES",
     "BlkDevice",
     "BlkOptions",
+    "BlockSizes",
     "Device",
     "DeviceProfile",
     "Store",
     "default_sector",
     "default_store",
+    "known_use",
     "memory_store",
     "null_store",
     "open_store",

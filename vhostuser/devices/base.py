@@ -47,5 +47,20 @@ class Device(Protocol):
     def datapath(self) -> Datapath:
         """What serves its rings."""
 
+    def use_features(self, features: VirtioFeatures) -> None:
+        """Learn which features the driver has accepted; none: a session has ended."""
+
     def read_config(self, offset: int, size: int) -> bytes:
         """Return `size` bytes of the configuration space; zeros beyond its end."""
+
+    def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
+        """Write to the configuration space.
+
+        Args:
+            offset: of the first byte.
+            data: what to write; the space has 256 bytes.
+            migration: it is part of a migration: read-only fields may be there, too, as they are.
+
+        Raises:
+            RequestError: it cannot be written; nothing has changed.
+        """

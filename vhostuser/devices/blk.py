@@ -1,259 +1,69 @@
-"""The block device: a disk image, a block device, memory or nothing, served as virtio-blk.
+"""The block device: a store served as a virtio disk by the engine.
 
-The store and the configuration are set up here; requests are served by the engine and never pass
-through Python. Specification: VIRTIO 1.2, section 5.2.
+What it says of itself is in `vhostuser.devices.blk_profile`, what holds its data in
+`vhostuser.devices.store`; requests never pass through Python. Specification: VIRTIO 1.2, section
+5.2.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import logging
-import mmap
-import os
-import struct
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user import ProtocolFeatures
-from protocol.virtio import BlkConfig, BlkFeatures, VirtioFeatures
-from vhostuser.datapath import SoftwareDatapath
-from vhostuser.devices.base import DeviceProfile
-from vhostuser.errors import StoreError, WorkerStuckError
-from vhostuser.fds import FdKind, OwnedFd, kind_of
+import trio
+
+from protocol.virtio import BLK_SECTOR_SIZE, BLK_WRITEBACK_OFFSET, BlkFeatures
+from vhostuser.datapath import SoftwareDatapath, WorkerOptions
+from vhostuser.devices.blk_profile import (
+    LIMITS,
+    SERIAL_BYTES,
+    blk_config,
+    blk_profile,
+    disk_blocks,
+    disk_sectors,
+)
+from vhostuser.errors import RequestError, StoreError, WorkerStuckError
 from vhostuser.native import check, ffi, lib
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
+    from protocol.virtio import VirtioFeatures
+    from vhostuser.devices.blk_profile import BlkOptions
+    from vhostuser.devices.store import Store
     from vhostuser.native import Pointer
 
-__all__ = [
-    "SERIAL_BYTES",
-    "BlkDevice",
-    "BlkOptions",
-    "Store",
-    "memory_store",
-    "null_store",
-    "open_store",
-]
-
-_log = logging.getLogger(__name__)
-
-SECTOR = 512
-SERIAL_BYTES = 20
-"""Longest serial number."""
-_SEG_MAX = 126
-"""Data buffers a request may have: what fits a ring of 128 with header and status."""
-_MAX_DISCARD_SECTORS = 1 << 22
-_MAX_DISCARD_SEGMENTS = 16
-_MAX_WRITE_ZEROES_SECTORS = 1 << 18
-_MAX_WRITE_ZEROES_SEGMENTS = 1
-"""Bound how long one request keeps a worker, also where zeroes must be written one by one."""
-_BLKSSZGET = 0x1268
-_BLKGETSIZE64 = 0x80081272
-_PAGE = mmap.PAGESIZE
-
-_FEATURES = (
-    VirtioFeatures.VERSION_1
-    | VirtioFeatures.RING_PACKED
-    | VirtioFeatures.INDIRECT_DESC
-    | VirtioFeatures.EVENT_IDX
-    | VirtioFeatures.IN_ORDER
-    | VirtioFeatures.PROTOCOL_FEATURES
-)
-_BLK_FEATURES = (
-    BlkFeatures.SEG_MAX
-    | BlkFeatures.BLK_SIZE
-    | BlkFeatures.FLUSH
-    | BlkFeatures.MQ
-    | BlkFeatures.DISCARD
-    | BlkFeatures.WRITE_ZEROES
-)
-_PROTOCOL_FEATURES = (
-    ProtocolFeatures.MQ
-    | ProtocolFeatures.REPLY_ACK
-    | ProtocolFeatures.BACKEND_REQ
-    | ProtocolFeatures.CONFIG
-    | ProtocolFeatures.RESET_DEVICE
-    | ProtocolFeatures.CONFIGURE_MEM_SLOTS
-    | ProtocolFeatures.STATUS
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
-    """What holds a disk's data.
-
-    Attributes:
-        fd: the open image; None for the null store.
-        buffered_fd: the same file through the page cache, when `fd` bypasses it.
-        size: in bytes, a multiple of 512.
-        alignment: in bytes, what `fd` demands of addresses, offsets and lengths; 1 for nothing.
-        read_only: whether writes are refused.
-    """
-
-    fd: OwnedFd | None
-    buffered_fd: OwnedFd | None = None
-    size: int
-    alignment: int = 1
-    read_only: bool = False
-
-    def close(self) -> None:
-        """Close what was not handed over."""
-        for fd in (self.fd, self.buffered_fd):
-            if fd is not None:
-                fd.close()
-
-
-def null_store(size: int, *, read_only: bool = False) -> Store:
-    """Make a store that completes every request and transfers nothing.
-
-    Args:
-        size: in bytes; rounded down to whole sectors.
-        read_only: refuse writes.
-    """
-    return Store(fd=None, size=size - size % SECTOR, read_only=read_only)
-
-
-def memory_store(size: int, *, read_only: bool = False) -> Store:
-    """Make a store of zeroed memory that lives as long as the process.
-
-    Args:
-        size: in bytes; rounded down to whole sectors.
-        read_only: refuse writes.
-
-    Raises:
-        StoreError: the host has not that much.
-    """
-    size -= size % SECTOR
-    fd = OwnedFd(os.memfd_create("vhostuser-disk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-    try:
-        os.truncate(fd.fileno(), size)
-        seals = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd.fileno(), fcntl.F_ADD_SEALS, seals)
-    except OSError as error:
-        fd.close()
-        raise StoreError(error.errno, f"cannot make a disk of {size} bytes in memory") from error
-    return Store(fd=fd, size=size, read_only=read_only)
-
-
-def open_store(path: Path, *, read_only: bool = False, direct: bool = False) -> Store:
-    """Open a disk image or block device.
-
-    Args:
-        path: a regular file or a block device.
-        read_only: open it for reading only, and refuse writes.
-        direct: bypass the page cache (O_DIRECT) where alignment allows.
-
-    Raises:
-        StoreError: it cannot be opened or is no disk; the text says why.
-    """
-    with contextlib.ExitStack() as stack:
-        flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
-        buffered = stack.enter_context(_open(path, flags))
-        kind = kind_of(buffered)
-        if kind not in {FdKind.FILE, FdKind.BLOCK_DEVICE}:
-            raise StoreError(
-                errno.ENOTSUP,
-                f"{path} is a {kind.value}: a disk is a regular file or a block device",
-            )
-        size = _size(buffered, kind)
-        if size < SECTOR:
-            raise StoreError(errno.EINVAL, f"{path} has {size} bytes: a disk has at least {SECTOR}")
-        if rest := size % SECTOR:
-            _log.warning(
-                "%s ends within a sector: its last %d bytes are not part of the disk", path, rest
-            )
-        if not direct:
-            fd, second, alignment = OwnedFd(buffered.detach()), None, 1
-        else:
-            fd = stack.enter_context(_open(path, flags | os.O_DIRECT))
-            alignment = _direct_alignment(fd, kind)
-            fd, second = OwnedFd(fd.detach()), OwnedFd(buffered.detach())
-    return Store(
-        fd=fd,
-        buffered_fd=second,
-        size=size - size % SECTOR,
-        alignment=alignment,
-        read_only=read_only,
-    )
-
-
-def _open(path: Path, flags: int) -> OwnedFd:
-    try:
-        # Non-blocking, so that opening a FIFO cannot hang; it means nothing for files and disks.
-        return OwnedFd(os.open(path, flags | os.O_NONBLOCK))
-    except OSError as error:
-        hint = ""
-        denied = error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}
-        if denied and flags & os.O_RDWR and os.access(path, os.R_OK):
-            hint = "; it can be read, so --read-only would serve it"
-        if error.errno == errno.EINVAL and flags & os.O_DIRECT:
-            hint = "; its file system does not know O_DIRECT, leave out --direct"
-        raise StoreError(error.errno, f"cannot open {path}: {error.strerror}{hint}") from error
-
-
-def _size(fd: OwnedFd, kind: FdKind) -> int:
-    if kind is FdKind.FILE:
-        return os.fstat(fd.fileno()).st_size
-    raw = fcntl.ioctl(fd.fileno(), _BLKGETSIZE64, bytes(8))
-    return int(struct.unpack("Q", raw)[0])
-
-
-def _direct_alignment(fd: OwnedFd, kind: FdKind) -> int:
-    """Find what direct I/O demands: the smaller of sector and page that a read succeeds with."""
-    if kind is FdKind.BLOCK_DEVICE:
-        raw = fcntl.ioctl(fd.fileno(), _BLKSSZGET, bytes(4))
-        return int(struct.unpack("i", raw)[0])
-    with mmap.mmap(-1, 2 * _PAGE) as page, memoryview(page) as view:
-        try:
-            os.preadv(fd.fileno(), [view[SECTOR : 2 * SECTOR]], 0)
-        except OSError:
-            return _PAGE
-        return SECTOR
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlkOptions:
-    """How a disk is served.
-
-    Attributes:
-        queues: number of request queues.
-        queue_size: largest ring size accepted, in descriptors.
-        serial: what GET_ID returns, at most 20 bytes of ASCII.
-        workers: engine threads.
-        poll_us: longest time to poll an idle ring before sleeping, in microseconds.
-        busy_poll: never sleep; each worker keeps a processor busy.
-    """
-
-    queues: int = 1
-    queue_size: int = 1024
-    serial: str = ""
-    workers: int = 1
-    poll_us: int = 50
-    busy_poll: bool = False
+__all__ = ["BlkDevice"]
 
 
 class BlkDevice:
     """A disk. Make it with `async with BlkDevice.open(store, options)`.
 
     Args:
-        profile: what it offers.
-        config: its configuration space.
+        store: what holds its data.
+        options: how it is served.
+        native: the engine's `struct vhu_blk` of this store.
         datapath: what serves its rings.
-        store: what it holds.
+
+    Attributes:
+        profile: what it offers.
+        store: what holds its data, with the size of today in whole blocks.
     """
 
     def __init__(
-        self, profile: DeviceProfile, config: bytes, datapath: SoftwareDatapath, store: Store
+        self, store: Store, options: BlkOptions, native: Pointer, datapath: SoftwareDatapath
     ) -> None:
-        self.profile = profile
+        self.profile = blk_profile(store, options)
         self.datapath = datapath
-        self.store = store
-        self._config = config
+        self._options = options
+        self._native = native
+        self._blocks = disk_blocks(store, options)
+        self.store = self._in_blocks(store)
+        self._features = BlkFeatures(0)
+        self._cached = True
+        self._resizing = trio.Lock()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -265,69 +75,132 @@ class BlkDevice:
             options: how to serve it.
 
         Raises:
+            StoreError: it has not one block.
             OSError: the host is out of threads, memory or file descriptors.
         """
-        native = _create_native(store, options)
         with contextlib.ExitStack() as stack:
+            stack.callback(store.close)
+            native = _create_native(store, options)
             stack.callback(lib.vhu_blk_destroy, native)
             try:
-                async with SoftwareDatapath.open(
-                    native,
-                    queues=options.queues,
-                    workers=options.workers,
+                workers = WorkerOptions(
+                    count=options.workers,
                     poll_us=options.poll_us,
                     busy_poll=options.busy_poll,
+                    io=options.io,
+                )
+                async with SoftwareDatapath.open(
+                    native, queues=options.queues, workers=workers
                 ) as datapath:
-                    yield cls(_profile(store, options), _config(store, options), datapath, store)
+                    yield cls(store, options, native, datapath)
             except WorkerStuckError:
                 stack.pop_all()  # the thread still uses the store
+                store.abandon()
                 raise
+
+    def _in_blocks(self, store: Store) -> Store:
+        """Leave away what is no whole block."""
+        size = disk_sectors(store.size, self._blocks) * BLK_SECTOR_SIZE
+        if size == 0:
+            raise StoreError(
+                errno.EINVAL,
+                f"{store.path} has {store.size} bytes: not one block of {self._blocks.logical}",
+            )
+        return replace(store, size=size)
+
+    @property
+    def writeback(self) -> bool:
+        """Whether the configuration space has the write cache on: who relies on data flushes.
+
+        The driver's choice outlives resets and sessions. QEMU tells us of it once, shows it to its
+        guest from then on and says nothing when it connects again: a cache that came back by itself
+        would hold data that no guest flushes. A driver that chooses, but cannot flush, begins
+        without a cache (VIRTIO 1.2, 5.2.5.2).
+        """
+        can_choose = BlkFeatures.CONFIG_WCE in self._features
+        return self._cached and (not can_choose or BlkFeatures.FLUSH in self._features)
+
+    def use_features(self, features: VirtioFeatures) -> None:
+        """Learn what the driver has accepted. See `Device`."""
+        self._features = BlkFeatures(int(features))
+        self._use_writeback()
+
+    def _use_writeback(self) -> None:
+        """Tell the engine, which knows by itself of drivers that cannot flush."""
+        # Whoever does not know the field flushes; before features came, it may still be known.
+        unknown = bool(self._features) and BlkFeatures.CONFIG_WCE not in self._features
+        lib.vhu_blk_set_writeback(self._native, self.writeback or unknown)
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Return part of the configuration space; zeros beyond its end. See `Device`."""
-        return self._config[offset : offset + size].ljust(size, b"\0")
+        config = blk_config(
+            self.store.size // BLK_SECTOR_SIZE,
+            self._blocks,
+            queues=self._options.queues,
+            writeback=self.writeback,
+        )
+        return bytes(config)[offset : offset + size].ljust(size, b"\0")
 
+    def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
+        """Switch the write cache: no other field can be written. See `Device`."""
+        new = dict(enumerate(data, start=offset))
+        old = dict(enumerate(self.read_config(offset, len(data)), start=offset))
+        writeback = new.pop(BLK_WRITEBACK_OFFSET, None)
+        for place, value in new.items():
+            if not migration or value != old[place]:
+                raise RequestError(
+                    errno.EPERM,
+                    f"read-only; only writeback, the byte at {BLK_WRITEBACK_OFFSET}, is written",
+                    field="offset",
+                    value=place,
+                )
+        if writeback not in {None, 0, 1}:
+            raise RequestError(
+                errno.EINVAL, "0 (no write cache) or 1", field="writeback", value=writeback
+            )
+        if writeback is not None:
+            self._cached = writeback == 1
+            self._use_writeback()
 
-def _profile(store: Store, options: BlkOptions) -> DeviceProfile:
-    features = int(_FEATURES) | int(_BLK_FEATURES)
-    if store.read_only:
-        features |= int(BlkFeatures.RO)
-        features &= ~int(BlkFeatures.DISCARD | BlkFeatures.WRITE_ZEROES)
-    return DeviceProfile(
-        kind="block",
-        queues=options.queues,
-        queue_size=options.queue_size,
-        features=VirtioFeatures(features),
-        protocol_features=_PROTOCOL_FEATURES,
-    )
+    async def resize(self, size: int | None = None) -> int:
+        """Grow the disk, or look how large its image is by now, and tell the front-end.
 
+        Args:
+            size: in bytes, a multiple of the block size; None: as large as the image is.
 
-def _config(store: Store, options: BlkOptions) -> bytes:
-    config = BlkConfig(
-        capacity=store.size // SECTOR,
-        seg_max=_SEG_MAX,
-        blk_size=max(SECTOR, store.alignment),
-        num_queues=options.queues,
-        max_discard_sectors=_MAX_DISCARD_SECTORS,
-        max_discard_seg=_MAX_DISCARD_SEGMENTS,
-        discard_sector_alignment=max(SECTOR, store.alignment) // SECTOR,
-        max_write_zeroes_sectors=_MAX_WRITE_ZEROES_SECTORS,
-        max_write_zeroes_seg=_MAX_WRITE_ZEROES_SEGMENTS,
-        write_zeroes_may_unmap=1,
-    )
-    return bytes(config)
+        Returns:
+            The size that the disk has from now on, in bytes.
+
+        Raises:
+            StoreError: it cannot have this size; nothing has changed. The text says what to do.
+
+        Not cancelled once it has begun.
+        """
+        async with self._resizing:
+            block = self._blocks.logical
+            if size is not None and size % block:
+                raise StoreError(
+                    errno.EINVAL, f"a disk has whole blocks: {size} is no multiple of {block}"
+                )
+            store = self._in_blocks(await trio.to_thread.run_sync(self.store.resize, size))
+            check(lib.vhu_blk_resize(self._native, store.size // BLK_SECTOR_SIZE), "resize")
+            before, self.store = self.store, store
+            if store.size != before.size:
+                self.datapath.config_changed()
+            return store.size
 
 
 def _create_native(store: Store, options: BlkOptions) -> Pointer:
     serial = options.serial.encode("ascii", "replace")[:SERIAL_BYTES]
     config = ffi.new("struct vhu_blk_config *")
     config.alignment = store.alignment
-    config.sectors = store.size // SECTOR
-    config.seg_max = _SEG_MAX
-    config.max_discard_sectors = _MAX_DISCARD_SECTORS
-    config.max_discard_segments = _MAX_DISCARD_SEGMENTS
-    config.max_write_zeroes_sectors = _MAX_WRITE_ZEROES_SECTORS
-    config.max_write_zeroes_segments = _MAX_WRITE_ZEROES_SEGMENTS
+    config.sectors = disk_sectors(store.size, disk_blocks(store, options))
+    config.size_max = LIMITS.size_max
+    config.seg_max = LIMITS.seg_max
+    config.max_discard_sectors = LIMITS.discard_sectors
+    config.max_discard_segments = LIMITS.discard_segments
+    config.max_write_zeroes_sectors = LIMITS.write_zeroes_sectors
+    config.max_write_zeroes_segments = LIMITS.write_zeroes_segments
     config.read_only = store.read_only
     ffi.memmove(config.serial, serial, len(serial))
     config.fd = -1 if store.fd is None else store.fd.detach()

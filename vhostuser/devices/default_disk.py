@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from vhostuser.devices.blk import SECTOR, Store, memory_store
+from vhostuser.devices.store import SECTOR, Store, memory_store
 
 __all__ = ["DEFAULT_SECTORS", "GREETING", "default_sector", "default_store"]
 

@@ -24,6 +24,7 @@ from protocol.vhost_user import (
     ProtocolFeatures,
     RemMemReg,
     Role,
+    SetConfig,
     VringState,
 )
 from protocol.virtio import VirtioFeatures
@@ -221,6 +222,19 @@ class FrontendClient:
         if not data:
             raise RequestRefusedError(message, 0)
         return data
+
+    async def set_config(self, offset: int, data: bytes, *, migration: bool = False) -> None:
+        """Write to the device's configuration space from `offset` on.
+
+        Args:
+            offset: of the first byte.
+            data: what to write.
+            migration: it is part of a migration, and may say again what cannot be written.
+
+        Raises:
+            FrontendError, ProtocolError: as `request`.
+        """
+        await self.request(SetConfig(offset=offset, flags=int(migration), data=data))
 
     async def add_region(self, region: GuestRegion) -> None:
         """Share one more region of guest memory. Raises as `request`."""

@@ -12,13 +12,13 @@ import trio
 
 from vhostuser.monitor import commands, qmp
 from vhostuser.monitor.qmp import CommandError
-from vhostuser.server import bind_unix
+from vhostuser.server import OwnPath, bind_unix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from vhostuser.server import Server
+    from vhostuser.disks import DiskSet
 
 __all__ = ["Monitor"]
 
@@ -26,27 +26,32 @@ _log = logging.getLogger(__name__)
 _MODE = 0o600
 _MOST_CLIENTS = 16
 _MOST_EVENTS = 256
+_SEND_SECONDS = 10.0
+"""A client that reads nothing of an answer for so long gives up its place."""
 
 
 class Monitor:
-    """Serves the control socket of one server.
+    """Serves the control socket of a set of disks.
 
     Args:
         path: where to listen.
-        server: what the commands look at.
+        disks: what the commands look at and change.
         quit_server: called when a client says `quit`.
+
+    Attributes:
+        made: the socket.
 
     Raises:
         UsageError: the path cannot be used.
     """
 
-    def __init__(self, path: Path, server: Server, quit_server: Callable[[], None]) -> None:
-        self._path = path
-        self._server = server
+    def __init__(self, path: Path, disks: DiskSet, quit_server: Callable[[], None]) -> None:
+        self._disks = disks
         self._quit = quit_server
         self._listener = trio.SocketListener(
             trio.socket.from_stdlib_socket(bind_unix(path, mode=_MODE))
         )
+        self.made = OwnPath(path)
         self._clients: set[_Client] = set()
 
     def emit(self, name: str, data: Mapping[str, object]) -> None:
@@ -60,24 +65,27 @@ class Monitor:
         try:
             await trio.serve_listeners(self._serve, [self._listener])
         finally:
-            self._path.unlink(missing_ok=True)
+            self.made.remove()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         async with stream:
             if len(self._clients) >= _MOST_CLIENTS:
                 _log.warning("control: refused a client: %d are connected", _MOST_CLIENTS)
                 return
-            client = _Client(stream, self._server)
+            client = _Client(stream, self._disks)
             self._clients.add(client)
             try:
                 await client.run()
             except* (trio.BrokenResourceError, trio.ClosedResourceError):
                 _log.debug("control: a client left in the middle of an answer")
+            except* trio.TooSlowError:
+                _log.warning("control: closed a client: it reads no answer")
             except* Exception:  # noqa: BLE001 - our bug: the client goes, the server goes on
                 _log.exception("control: a client was left over a bug of this program")
             finally:
                 self._clients.discard(client)
         if client.quitting:
+            _log.info("quit by the control socket: ending")
             self._quit()
 
 
@@ -88,16 +96,17 @@ class _Client:
         quitting: it said `quit`, and has its answer.
     """
 
-    def __init__(self, stream: trio.SocketStream, server: Server) -> None:
+    def __init__(self, stream: trio.SocketStream, disks: DiskSet) -> None:
         self.quitting = False
         self._stream = stream
-        self._server = server
+        self._disks = disks
         self._negotiated = False
+        self._leaving = False
         self._send, self._lines = trio.open_memory_channel[bytes](_MOST_EVENTS)
 
     def post(self, line: bytes) -> None:
-        """Queue an event; a client that does not read misses it."""
-        if self._negotiated:
+        """Queue an event; a client that does not read, or is leaving, misses it."""
+        if self._negotiated and not self._leaving:
             try:
                 self._send.send_nowait(line)
             except trio.WouldBlock:
@@ -109,11 +118,13 @@ class _Client:
             nursery.start_soon(self._write)
             await self._send.send(qmp.greeting())
             await self._read()
+            self._leaving = True  # what is queued may take a while yet
             self._send.close()
 
     async def _write(self) -> None:
         async for line in self._lines:
-            await self._stream.send_all(line)
+            with trio.fail_after(_SEND_SECONDS):
+                await self._stream.send_all(line)
 
     async def _read(self) -> None:
         splitter = qmp.Splitter()
@@ -135,7 +146,7 @@ class _Client:
             await self._send.send(qmp.encode_error(error))
             return True
         try:
-            answer = self._execute(command)
+            answer = await self._execute(command)
         except CommandError as error:
             error.identity = command.identity
             await self._send.send(qmp.encode_error(error))
@@ -144,7 +155,7 @@ class _Client:
         self.quitting = command.name == "quit"
         return not self.quitting
 
-    def _execute(self, command: qmp.Command) -> object:
+    async def _execute(self, command: qmp.Command) -> object:
         if command.name == "qmp_capabilities":
             if self._negotiated:
                 raise CommandError("capabilities were negotiated already", kind="CommandNotFound")
@@ -156,4 +167,4 @@ class _Client:
             )
         if command.name == "quit":
             return {}
-        return commands.execute(self._server, command.name, command.arguments)
+        return await commands.execute(self._disks, command.name, command.arguments)

@@ -5,11 +5,15 @@ from vhostuser.server.endpoint import (
     ConnectingEndpoint,
     Endpoint,
     ListeningEndpoint,
+    OwnPath,
     bind_unix,
     endpoint_from_fd,
-    systemd_fd,
+    group_number,
+    is_live,
+    require_socket_path,
 )
 from vhostuser.server.server import ServedConnection, Server
+from vhostuser.server.systemd import systemd_notify, systemd_sockets
 from vhostuser.stream import MessageStream
 
 __all__ = [
@@ -18,9 +22,14 @@ __all__ = [
     "Endpoint",
     "ListeningEndpoint",
     "MessageStream",
+    "OwnPath",
     "ServedConnection",
     "Server",
     "bind_unix",
     "endpoint_from_fd",
-    "systemd_fd",
+    "group_number",
+    "is_live",
+    "require_socket_path",
+    "systemd_notify",
+    "systemd_sockets",
 ]

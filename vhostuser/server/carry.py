@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from protocol.virtio import VirtioFeatures
 from vhostuser.memory import MemoryTable
 from vhostuser.session import (
     AddRegion,
@@ -22,6 +23,8 @@ from vhostuser.session import (
     SetRingFd,
     StartRing,
     StopRing,
+    UseFeatures,
+    WriteConfig,
 )
 
 if TYPE_CHECKING:
@@ -80,10 +83,21 @@ class Carrier:
                 await datapath.set_enabled(index, enabled=enabled)
             case SetRingFd(index, which, fd):
                 await datapath.set_fd(index, which, fd)
-            case ReadConfig(offset, size):
-                return self._device.read_config(offset, size)
             case OpenBackendChannel(fd):
                 self._open_channel(fd)
+            case UseFeatures() | ReadConfig() | WriteConfig():
+                return self._ask_device(step)
+        return None
+
+    def _ask_device(self, step: UseFeatures | ReadConfig | WriteConfig) -> bytes | None:
+        """Do what concerns the device itself, not its rings."""
+        match step:
+            case UseFeatures(features):
+                self._device.use_features(features)
+            case ReadConfig(offset, size):
+                return self._device.read_config(offset, size)
+            case WriteConfig(offset, data, migration):
+                self._device.write_config(offset, data, migration=migration)
         return None
 
     async def _change(self, prepare: Callable[[], MemoryChange]) -> None:
@@ -105,4 +119,5 @@ class Carrier:
         """End the session's use of the device and unmap its memory; not cancellable."""
         with trio.CancelScope(shield=True):
             await self._device.datapath.leave()
+            self._device.use_features(VirtioFeatures(0))
             await trio.to_thread.run_sync(self.memory.close)

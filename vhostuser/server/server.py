@@ -25,12 +25,14 @@ from protocol.vhost_user import (
     Role,
     describe,
 )
+from vhostuser import log
 from vhostuser.errors import RequestError
 from vhostuser.server.carry import Carrier
 from vhostuser.server.channel import BackendChannel
 from vhostuser.server.silence import kicked_in_vain
 from vhostuser.session import Session
 from vhostuser.stream import MessageStream
+from vhostuser.virtqueue import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from vhostuser.devices import Device
     from vhostuser.fds import OwnedFd
     from vhostuser.server.endpoint import Endpoint
-    from vhostuser.virtqueue import Fault
 
 __all__ = ["ServedConnection", "Server"]
 
@@ -80,6 +81,7 @@ class ServedConnection:
         self._dialect = dialect
         self._channel: BackendChannel | None = None
         self._nursery: trio.Nursery | None = None
+        self._left = False
 
     async def run(self, another_waits: Callable[[], Awaitable[None]]) -> None:
         """Serve until the front-end leaves or must be left.
@@ -103,17 +105,14 @@ class ServedConnection:
 
     async def _note_waiting(self, another_waits: Callable[[], Awaitable[None]]) -> None:
         await another_waits()
-        _log.info(
-            "connection %d: another front-end waits until this one leaves the device", self.number
-        )
+        _log.info("another front-end waits until this one leaves the device")
 
     async def _note_silence(self) -> None:
         ring = await kicked_in_vain(self._device.datapath)
         if ring is not None:
-            _log.info(
-                "connection %d: ring %d is kicked, but no request was served yet: if the guest "
-                "hangs, its memory is not shared (QEMU: a memory-backend with share=on)",
-                self.number,
+            _log.warning(
+                "ring %d is kicked, but no request was served yet: if the guest hangs, its memory "
+                "is not shared (QEMU: a memory-backend with share=on)",
                 ring,
             )
 
@@ -127,13 +126,13 @@ class ServedConnection:
                     for fd in fds:
                         fd.close()
                     connection.receive_eof(len(data))
-                    _log.info("connection %d: the front-end left", self.number)
+                    _log.info("the front-end left")
                     return
                 begun = await self._received(data, fds)
         except RemoteProtocolError as error:
-            _log.warning("connection %d: closed: %s", self.number, error)
+            _log.warning("closed: %s", error, extra=_fields(error))
         except ConnectionError as error:
-            _log.info("connection %d: the front-end is gone: %s", self.number, error)
+            _log.info("the front-end is gone: %s", error)
 
     async def _received(self, data: bytes, fds: tuple[OwnedFd, ...]) -> bool:
         """Handle what came; return whether a message has begun and its rest must follow."""
@@ -142,7 +141,7 @@ class ServedConnection:
         except RemoteProtocolError as error:
             if error.answer is None:
                 raise
-            _log.warning("connection %d: refused: %s", self.number, error)
+            _log.warning("refused: %s", error, extra=_fields(error))
             await self._stream.send(error.answer)
             return False
         if event is None:
@@ -150,7 +149,7 @@ class ServedConnection:
         assert not isinstance(event, Reply)  # the back-end asks nothing on this channel
         self.requests += 1
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("connection %d: %s", self.number, describe(event.message, self._dialect))
+            _log.debug("%s", describe(event.message, self._dialect))
         try:
             await self._handle(event)
         finally:
@@ -166,7 +165,8 @@ class ServedConnection:
         except (RemoteProtocolError, OSError) as error:
             answer = session.refuse(request, error)
             outcome = "refused" if answer is not None else "closed"
-            _log.warning("connection %d: %s: %s", self.number, outcome, _reason(request, error))
+            reason = _reason(request, error)
+            _log.warning("%s: %s", outcome, reason, extra=_fields(reason))
         else:
             answer = session.finish(request, plan, results)
         if answer is not None:
@@ -183,22 +183,24 @@ class ServedConnection:
         self._nursery.start_soon(self._channel.run)
 
     def ring_broken(self, index: int, fault: Fault, value: int) -> None:
-        """Note that a ring broke a rule."""
+        """Note that a ring broke a rule; who takes guest memory away is left at once."""
         self.session.ring_broken(index)
-        _log.warning(
-            "connection %d: ring %d stopped: %s = %#x: %s",
-            self.number,
-            index,
-            fault.name,
-            value,
-            fault.rule,
-        )
+        if self._left:
+            return
+        self._left = fault is Fault.MEMORY
+        with log.bound(connection=self.number):  # who calls this belongs to the device
+            prefix = "closed: " if self._left else ""
+            text = "%sring %d stopped: %s = %#x: %s"
+            _log.warning(text, prefix, index, fault.name, value, fault.rule)
+        if self._left and self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
     def config_changed(self) -> None:
         """Tell the front-end to read the configuration space again."""
         message = self.session.config_changed()
         if message is not None and self._channel is not None:
-            self._channel.post(message)
+            with log.bound(connection=self.number):
+                self._channel.post(message)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -234,15 +236,16 @@ class Server:
     async def _serve(self, sock: trio.socket.SocketType) -> None:
         served = ServedConnection(sock, self.device, dialect=self.dialect, seconds=self.seconds)
         self.connection = served
-        _log.info("connection %d: front-end process %s", served.number, served.process)
-        self.notify("CONNECTED", {"connection": served.number})
-        try:
-            await served.run(self.endpoint.another_waits)
-        except Exception:  # noqa: BLE001 - our bug: the session ends, the server goes on
-            _log.exception("connection %d: ended by a bug of this program", served.number)
-        finally:
-            self.connection = None
-            self.notify("DISCONNECTED", {"connection": served.number})
+        with log.bound(connection=served.number):
+            _log.info("front-end process %s", served.process)
+            self.notify("CONNECTED", {"connection": served.number})
+            try:
+                await served.run(self.endpoint.another_waits)
+            except Exception:  # noqa: BLE001 - our bug: the session ends, the server goes on
+                _log.exception("ended by a bug of this program")
+            finally:
+                self.connection = None
+                self.notify("DISCONNECTED", {"connection": served.number})
 
     def ring_broken(self, index: int, fault: Fault, value: int) -> None:
         """Pass on that a ring broke a rule. See `DatapathEvents`."""
@@ -260,23 +263,32 @@ class Server:
             self.connection.config_changed()
 
 
-def _reason(request: Request, error: RemoteProtocolError | OSError) -> str:
+def _reason(request: Request, error: RemoteProtocolError | OSError) -> RemoteProtocolError:
     """Say in one line why a request was not served."""
     if isinstance(error, RemoteProtocolError):
-        return str(error)
+        return error
     field, value = "fd", None
     if isinstance(error, RequestError):
         field, value = error.field, error.value
-    section = request.row.section
-    return str(
-        RemoteProtocolError(
-            error.strerror or str(error),
-            message=request.row.name,
-            field=field,
-            value=value,
-            section=section,
-        )
+    return RemoteProtocolError(
+        error.strerror or str(error),
+        message=request.row.name,
+        field=field,
+        value=value,
+        section=request.row.section,
     )
+
+
+def _fields(error: RemoteProtocolError) -> dict[str, object]:
+    """Return an error's parts for a structured log."""
+    parts = {
+        "message": error.message,
+        "field": error.field,
+        "value": error.value if isinstance(error.value, int | None) else str(error.value),
+        "rule": error.rule,
+        "section": error.section,
+    }
+    return {"fields": parts}
 
 
 def _peer_process(sock: trio.socket.SocketType) -> int:

@@ -13,6 +13,8 @@ from vhostuser.session.plan import (
     StartRing,
     Step,
     StopRing,
+    UseFeatures,
+    WriteConfig,
 )
 from vhostuser.session.session import Session
 from vhostuser.session.state import SessionState, Vring
@@ -32,5 +34,7 @@ __all__ = [
     "StartRing",
     "Step",
     "StopRing",
+    "UseFeatures",
     "Vring",
+    "WriteConfig",
 ]

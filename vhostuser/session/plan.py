@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from protocol.vhost_user import MemRegion, Message
+    from protocol.virtio import VirtioFeatures
     from vhostuser.datapath import RingFd, RingStart, StopMode
     from vhostuser.fds import OwnedFd
     from vhostuser.session.state import SessionState
@@ -32,6 +33,8 @@ __all__ = [
     "StartRing",
     "Step",
     "StopRing",
+    "UseFeatures",
+    "WriteConfig",
     "settled",
 ]
 
@@ -93,11 +96,30 @@ class SetRingFd:
 
 
 @dataclass(frozen=True, slots=True)
+class UseFeatures:
+    """Tell the device which virtio features the driver has accepted."""
+
+    features: VirtioFeatures
+
+
+@dataclass(frozen=True, slots=True)
 class ReadConfig:
     """Read the device's configuration space; the result is `size` bytes."""
 
     offset: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConfig:
+    """Write to the device's configuration space.
+
+    The driver's writes reach writable fields only; a migration's may also say what is there.
+    """
+
+    offset: int
+    data: bytes
+    migration: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +137,9 @@ Step = (
     | StopRing
     | EnableRing
     | SetRingFd
+    | UseFeatures
     | ReadConfig
+    | WriteConfig
     | OpenBackendChannel
 )
 Result: TypeAlias = "RingState | bytes | None"

@@ -6,6 +6,7 @@ list of calls, and a failure is asked for by setting `fail`.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from protocol.vhost_user import ProtocolFeatures
 from protocol.virtio import VirtioFeatures
 from vhostuser.datapath import Capabilities, RingActual, RingStatistics, StopMode
 from vhostuser.devices import DeviceProfile
+from vhostuser.errors import RequestError
 from vhostuser.fds import OwnedFd
 from vhostuser.virtqueue import RingState
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FakeDatapath", "FakeDevice", "fake_profile"]
 
+_NO_FEATURES = VirtioFeatures(0)
 _NOTHING = RingStatistics(
     actual=RingActual.STOPPED,
     fault=None,
@@ -34,6 +37,7 @@ _NOTHING = RingStatistics(
     kicks=0,
     calls=0,
     calls_suppressed=0,
+    waits=0,
 )
 
 
@@ -166,12 +170,27 @@ class FakeDevice:
         profile: what it offers.
         datapath: what remembers.
         config: its configuration space.
+        features: what the driver has accepted.
+        writable: the bytes of the configuration space that can be written.
     """
 
     profile: DeviceProfile = field(default_factory=fake_profile)
     datapath: FakeDatapath = field(default_factory=FakeDatapath)
     config: bytes = bytes(range(60))
+    features: VirtioFeatures = _NO_FEATURES
+    writable: range = range(0)
+
+    def use_features(self, features: VirtioFeatures) -> None:
+        """Keep what was accepted."""
+        self.features = features
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Return part of the configuration space; zeros beyond its end."""
         return self.config[offset : offset + size].ljust(size, b"\0")
+
+    def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
+        """Write where that is allowed; a migration may write everywhere."""
+        end = offset + len(data)
+        if not migration and (offset not in self.writable or end > self.writable.stop):
+            raise RequestError(errno.EPERM, "the field is read-only", field="offset", value=offset)
+        self.config = self.config[:offset] + data + self.config[end:]

@@ -16,12 +16,13 @@ import stat
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "Guest",
@@ -34,6 +35,7 @@ __all__ = [
     "run_qemu",
 ]
 
+_NOTHING_MORE: Mapping[str, Path] = MappingProxyType({})
 _KERNEL_WORDS = (
     "console=ttyS0 quiet loglevel=4 nokaslr mitigations=off tsc=reliable no_timer_check "
     "random.trust_cpu=on"
@@ -134,25 +136,30 @@ class _Archive:
         return bytes(self._out)
 
 
-def build_initramfs(files: GuestFiles, script: str) -> bytes:
+def build_initramfs(
+    files: GuestFiles, script: str, more: Mapping[str, Path] = _NOTHING_MORE
+) -> bytes:
     """Build an initramfs that loads the drivers, runs a script and powers off.
 
     Args:
         files: busybox and drivers.
         script: shell commands for busybox; run by the first process, with /proc, /sys and /dev
             mounted. What they print goes to the serial console.
+        more: further files for the guest's folder /more by their names there, each executable.
 
     Returns:
         An uncompressed cpio archive.
     """
     archive = _Archive()
-    for name in ("bin", "dev", "proc", "sys", "tmp", "modules"):
+    for name in ("bin", "dev", "proc", "sys", "tmp", "modules", "more"):
         archive.add(name, stat.S_IFDIR | 0o755)
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
     archive.add("bin/busybox", stat.S_IFREG | 0o755, files.busybox.read_bytes())
     for module in files.modules:
         archive.add(f"modules/{module.name}", stat.S_IFREG | 0o644, module.read_bytes())
+    for name, path in more.items():
+        archive.add(f"more/{name}", stat.S_IFREG | 0o755, path.read_bytes())
     archive.add("script", stat.S_IFREG | 0o755, script.encode())
     archive.add("init", stat.S_IFREG | 0o755, _INIT.encode())
     return archive.finish()
@@ -171,7 +178,12 @@ def machine_arguments(*, cpus: int = 1) -> list[str]:
 
 
 def disk_arguments(
-    socket: Path, *, memory_mib: int = 256, num_queues: int = 1, packed: bool = False
+    socket: Path,
+    *,
+    memory_mib: int = 256,
+    num_queues: int = 1,
+    packed: bool = False,
+    legacy: bool = False,
 ) -> list[str]:
     """Return the QEMU arguments that attach a disk served on a vhost-user socket.
 
@@ -180,6 +192,7 @@ def disk_arguments(
         memory_mib: memory of the guest, in MiB; all of it is shared with the back-end.
         num_queues: request queues of the disk.
         packed: offer packed rings to the driver.
+        legacy: offer the device as it was before VIRTIO 1.0, and only so.
     """
     disk = {
         "chardev": "vhost",
@@ -187,6 +200,8 @@ def disk_arguments(
         "num-queues": num_queues,
         "packed": "on" if packed else "off",
     }
+    if legacy:
+        disk |= {"disable-legacy": "off", "disable-modern": "on"}
     return [
         *("-m", f"{memory_mib}M"),
         *("-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on"),
@@ -224,7 +239,9 @@ class Guest:
         qemu: the QEMU program.
         cpus: virtual processors; also the number of the disk's queues.
         packed: offer packed rings to the driver.
+        legacy: offer the disk as it was before VIRTIO 1.0, and only so.
         memory_mib: the guest's memory in MiB.
+        more: further files for the guest (see `build_initramfs`).
     """
 
     socket: Path
@@ -233,7 +250,9 @@ class Guest:
     qemu: str = "qemu-system-x86_64"
     cpus: int = 2
     packed: bool = False
+    legacy: bool = False
     memory_mib: int = 256
+    more: Mapping[str, Path] = field(default_factory=dict)
 
     def command(self, initramfs: Path) -> list[str]:
         """Return the whole command line; the serial console is its standard output."""
@@ -246,6 +265,7 @@ class Guest:
                 memory_mib=self.memory_mib,
                 num_queues=self.cpus,
                 packed=self.packed,
+                legacy=self.legacy,
             ),
         ]
 
@@ -264,7 +284,7 @@ class Guest:
         """
         with tempfile.TemporaryDirectory(prefix="vhostuser-guest-") as folder:
             initramfs = Path(folder) / "initramfs"
-            initramfs.write_bytes(build_initramfs(self.files, self.script))
+            initramfs.write_bytes(build_initramfs(self.files, self.script, self.more))
             return run_qemu(self.command(initramfs), seconds=seconds)
 
 

@@ -145,6 +145,7 @@ class Fault(enum.Enum):
     IN_FLIGHT = 13
     FRAGMENTED = 14
     RING_ADDRESS = 15
+    MEMORY = 16
 
     @property
     def rule(self) -> str:
@@ -218,6 +219,10 @@ _RULES: Mapping[Fault, tuple[str, str]] = MappingProxyType(
         Fault.RING_ADDRESS: (
             "the ring itself lies inside guest memory, and its position is one that it can have",
             "vhost-user, SET_VRING_ADDR and SET_VRING_BASE",
+        ),
+        Fault.MEMORY: (
+            "a file that holds guest memory is not truncated while it is mapped",
+            'vhost-user, "Memory region description"',
         ),
     }
 )

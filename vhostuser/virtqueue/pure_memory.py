@@ -132,7 +132,10 @@ class PureRingConfig:
     def _is_position(self) -> bool:
         avail, used = self.state.avail, self.state.used
         if self.packed:
-            return 0 <= avail < self.num and 0 <= used < self.num
+            if not (0 <= avail < self.num and 0 <= used < self.num):
+                return False
+            laps = self.state.avail_wrap != self.state.used_wrap  # the used one is a lap behind
+            return 0 <= avail - used + laps * self.num <= self.num
         return index_distance(avail, used) <= self.num
 
     @property

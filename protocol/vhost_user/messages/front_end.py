@@ -127,16 +127,17 @@ class SetMemTable(Message):
         """Return the message that a parsed payload makes.
 
         Raises:
-            LocalProtocolError: The count is not the number of regions, or a region is illegal.
+            LocalProtocolError: The payload has no room for that many regions, or one is illegal.
         """
         count, regions = values["count"], values["regions"]
+        # User-mode Linux always sends room for two regions, whether it has one or two.
         require(
-            count == len(regions),
-            f"count is the number of regions in the payload, 1 to {MAX_REGIONS}",
+            count <= len(regions),
+            f"count is the number of regions, 1 to {MAX_REGIONS}, and the payload holds them all",
             field="count",
             value=count,
         )
-        return cls(regions=tuple(MemRegion(**region) for region in regions))
+        return cls(regions=tuple(MemRegion(**region) for region in regions[:count]))
 
     def fd_count(self) -> int:
         """Return how many fds must come along."""

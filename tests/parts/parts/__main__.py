@@ -34,7 +34,8 @@ def _get(names: list[str]) -> int:
     failed = 0
     with (parts_folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of make at once take turns
-        for part in (CATALOGUE[name] for name in names or CATALOGUE):
+        wanted = names or [name for name, part in CATALOGUE.items() if part.for_tests]
+        for part in (CATALOGUE[name] for name in wanted):
             if part.is_there():
                 continue
             _say(f"fetching {part.name}: {part.what}")
@@ -59,7 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="parts", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("host", help="install what building needs and the host lacks")
-    get = commands.add_parser("get", help="fetch parts (all when none is named)")
+    get = commands.add_parser("get", help="fetch parts (those for tests when none is named)")
     get.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CATALOGUE))
     commands.add_parser("list", help="show the parts and where they are")
     arguments = parser.parse_args()

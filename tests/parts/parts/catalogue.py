@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .clang import make_clang
 from .errors import PartFailedError, UnobtainableError
 from .private_apt import PrivateApt
 
@@ -39,6 +40,15 @@ QEMU_MODULE_DIR=$lib/qemu exec "$here/lib64/ld-linux-x86-64.so.2" \\
     "$here/usr/bin/qemu-system-x86_64" -L "$here/usr/share/qemu" -L "$here/usr/share/seabios" "$@"
 """
 
+_PROGRAM = """\
+#!/bin/sh
+# Runs an unpacked program with its own loader and libraries.
+here=$(dirname "$(readlink -f "$0")")/root
+lib=$here/usr/lib/x86_64-linux-gnu
+QEMU_MODULE_DIR=$lib/qemu exec "$here/usr/lib64/ld-linux-x86-64.so.2" \\
+    --library-path "$here/lib/x86_64-linux-gnu:$lib:$lib/ceph" "$here/usr/bin/{program}" "$@"
+"""
+
 
 def parts_folder() -> Path:
     """Return the folder of all parts: VHOSTUSER_PARTS, else `.parts` in the project's root."""
@@ -55,12 +65,14 @@ class Part:
         what: one line for people.
         recipe: fills the folder it is given.
         fetched: whether it comes from an archive; else the machine itself has it or has it not.
+        for_tests: whether the tests want it; the others are fetched by name only.
     """
 
     name: str
     what: str
     recipe: Callable[[Path], None]
     fetched: bool = True
+    for_tests: bool = True
 
     @property
     def folder(self) -> Path:
@@ -128,6 +140,16 @@ def _guest(folder: Path) -> None:
     shutil.rmtree(root)
 
 
+def _uml(folder: Path) -> None:
+    """Fetch user-mode Linux; keep the program and its driver for disks, all others are built in."""
+    root = folder / "root"
+    _apt().unpack(["user-mode-linux"], root)
+    shutil.copy(next(root.glob("**/bin/linux.uml")), folder / "linux.uml")
+    (folder / "modules").mkdir()
+    shutil.copy(next(root.glob("**/virtio_blk.ko")), folder / "modules" / "00-virtio_blk.ko")
+    shutil.rmtree(root)
+
+
 def _with_dependencies(root: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
     """Return name and image of the modules and what they depend on, in the order of loading."""
     files = {p.name.split(".ko")[0].replace("-", "_"): p for p in root.glob("**/*.ko*")}
@@ -156,6 +178,39 @@ def _libblkio(folder: Path) -> None:
     (folder / "include").symlink_to(Path("root/usr/include"))
 
 
+def _program(folder: Path, package: str, program: str) -> None:
+    """Unpack a program of the newer suite with all that it needs, and a script that runs it."""
+    _newer_apt().unpack_closure(package, folder / "root", suite=_NEWER_SUITE)
+    runner = folder / program
+    runner.write_text(_PROGRAM.format(program=program))
+    runner.chmod(0o755)
+
+
+def _qemu_storage_daemon(folder: Path) -> None:
+    _program(folder, "qemu-utils", "qemu-storage-daemon")
+
+
+def _fio(folder: Path) -> None:
+    _program(folder, "fio", "fio")
+
+
+def _clang(folder: Path) -> None:
+    make_clang(folder, _apt(), _SUITE)
+
+
+def _systemd_analyze(folder: Path) -> None:
+    found = shutil.which("systemd-analyze")
+    if found is None:
+        raise UnobtainableError("it takes systemd-analyze, of the package systemd")
+    unit = folder / "try.service"
+    unit.write_text("[Service]\nExecStart=/bin/true\n")
+    command = [found, "verify", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:  # some containers
+        raise UnobtainableError(f"systemd-analyze does not work here: {done.stderr}")
+    (folder / "systemd-analyze").symlink_to(found)
+
+
 def _loop_devices(folder: Path) -> None:
     """Try one: containers and users other than root have none."""
     # Only root has these folders on the path.
@@ -181,7 +236,26 @@ CATALOGUE: dict[str, Part] = {
         ),
         Part(name="qemu-7", what="QEMU 7.2, with all its libraries", recipe=_qemu_of_the_suite),
         Part(name="qemu-10", what="QEMU 10.0, with all its libraries", recipe=_qemu_of_backports),
+        Part(name="uml", what="user-mode Linux and its driver for disks", recipe=_uml),
         Part(name="libblkio", what="libblkio, library and headers", recipe=_libblkio),
+        Part(name="clang", what="clang with libFuzzer, for the fuzz targets", recipe=_clang),
+        Part(
+            name="qemu-storage-daemon",
+            what="QEMU's storage daemon 10.0, the peer of the benchmarks",
+            recipe=_qemu_storage_daemon,
+            for_tests=False,
+        ),
+        Part(
+            name="fio",
+            what="fio, which a guest verifies by and the benchmarks compare with",
+            recipe=_fio,
+        ),
+        Part(
+            name="systemd-analyze",
+            what="what finds faults in systemd units",
+            recipe=_systemd_analyze,
+            fetched=False,
+        ),
         Part(
             name="loop-devices",
             what="block devices made of files",

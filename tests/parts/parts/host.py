@@ -1,4 +1,4 @@
-"""What the host itself must have: a compiler, Python's headers and its venv module.
+"""What the host itself must have: a compiler, liburing, Python's headers and its venv module.
 
 Found missing, it is installed by apt when we may (root, or sudo without a password); otherwise the
 packages are named and the build stops. Only what is missing is asked for, so a machine that has a
@@ -29,19 +29,24 @@ def missing_packages() -> list[str]:
         packages.append(f"{python}-venv")
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         packages.append(f"{python}-dev")
-    if not _compiles():
-        packages += ["gcc", "libc6-dev"]
+    if not _compiles("stdio.h"):
+        packages += ["gcc", "libc6-dev", "liburing-dev"]
+    elif not _compiles("liburing.h"):
+        packages.append("liburing-dev")
     return packages
 
 
-def _compiles() -> bool:
-    """Tell whether a program can be compiled and linked: gcc alone comes without libc's headers."""
+def _compiles(header: str) -> bool:
+    """Tell whether a program that includes `header` can be compiled and linked.
+
+    gcc alone comes without libc's headers.
+    """
     compiler = shutil.which("gcc")
     if compiler is None:
         return False
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
-        source.write_text('#include <stdio.h>\nint main(void) { return puts("") < 0; }\n')
+        source.write_text(f"#include <{header}>\nint main(void) {{ return 0; }}\n")
         done = subprocess.run(
             [compiler, "-o", str(source.with_suffix("")), str(source)],
             capture_output=True,

@@ -88,11 +88,14 @@ def test_need_reply_without_reply_ack_is_tolerated_and_not_answered() -> None:
     assert connection.wanted == v.HEADER_SIZE
 
 
-def test_whether_an_acknowledgement_is_due_is_decided_before_the_request_takes_effect() -> None:
+@pytest.mark.parametrize("agreed", [True, False])
+def test_the_message_that_negotiates_reply_ack_is_acknowledged_if_it_asks(agreed: bool) -> None:
     connection = v.Connection(v.Role.BACK_END)
-    payload = int(v.ProtocolFeatures.REPLY_ACK).to_bytes(8, "little")
-    assert connection.accept(wire(connection, 16, payload, flags=9)) is None
-    assert connection.accept(wire(connection, 3, flags=9)) is not None
+    mask = v.ProtocolFeatures.REPLY_ACK if agreed else v.ProtocolFeatures.CONFIG
+    request = wire(connection, 16, int(mask).to_bytes(8, "little"), flags=9)
+    assert request.ack is agreed
+    assert (connection.accept(request) is not None) is agreed
+    assert (connection.accept(wire(connection, 3, flags=9)) is not None) is agreed
 
 
 def test_replies_are_matched_in_order() -> None:

@@ -1,4 +1,4 @@
-"""The reference page is generated, current, and has every row of the table."""
+"""The reference pages are generated, current, and have every row of their tables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def generate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "PAGE", tmp_path / "reference" / "messages.md")
+    monkeypatch.setattr(module, "FOLDER", tmp_path / "reference")
     return module
 
 
-def test_the_page_is_current(generate: Any) -> None:
-    page = SCRIPT.parent / "reference" / "messages.md"
-    assert page.read_text(encoding="utf-8") == generate.generate()
+def test_the_pages_are_current(generate: Any) -> None:
+    for name, make in generate.PAGES.items():
+        page = SCRIPT.parent / "reference" / name
+        assert page.read_text(encoding="utf-8") == make()
 
 
 def test_a_page_that_differs_fails_the_check(
@@ -37,12 +38,16 @@ def test_a_page_that_differs_fails_the_check(
     assert "run python docs/generate.py" in capsys.readouterr().err
     assert generate.main([]) == 0
     assert generate.main(["--check"]) == 0
-    generate.PAGE.write_text("something else", encoding="utf-8")
-    assert generate.main(["--check"]) == 1
+    for name in generate.PAGES:
+        page = generate.FOLDER / name
+        before = page.read_text(encoding="utf-8")
+        page.write_text("something else", encoding="utf-8")
+        assert generate.main(["--check"]) == 1
+        page.write_text(before, encoding="utf-8")
 
 
 def test_each_row_is_documented_with_its_fields(generate: Any, row: v.MessageRow) -> None:
-    text = generate.generate()
+    text = generate.messages_page()
     assert f"| {row.number} | [{row.name}](#{row.name.lower()}) | {row.payload.name} |" in text
     entry = text.partition(f"### {row.name}\n")[2].partition("\n### ")[0]
     assert row.section in entry
@@ -51,7 +56,7 @@ def test_each_row_is_documented_with_its_fields(generate: Any, row: v.MessageRow
 
 
 def test_each_dialect_and_each_state_is_documented(generate: Any) -> None:
-    text = generate.generate()
+    text = generate.messages_page()
     for dialect in v.DIALECTS.values():
         assert f"### {dialect.name}\n" in text
         assert all(f"### {row.name}\n" in text for row in dialect.replaced)
@@ -60,7 +65,7 @@ def test_each_dialect_and_each_state_is_documented(generate: Any) -> None:
 
 
 def test_each_layout_is_documented_with_offsets(generate: Any) -> None:
-    text = generate.generate()
+    text = generate.messages_page()
     entry = text.partition("### vring address description\n")[2].partition("\n### ")[0]
     assert "| 32 | 8 | log |" in entry
     assert "40 bytes." in entry

@@ -10,6 +10,7 @@ from protocol.virtio import (
     BLK_CONFIG_SIZE,
     BLK_HEADER_SIZE,
     BLK_SEGMENT_SIZE,
+    BLK_WRITEBACK_OFFSET,
     BlkConfig,
     BlkHeader,
     BlkRequest,
@@ -55,6 +56,10 @@ def test_a_field_stands_where_the_specification_has_it(name: str) -> None:
     expected[offset : offset + size] = b"\xff" * size
     assert bytes(config) == bytes(expected)
     assert BlkConfig.parse(bytes(config)) == config
+
+
+def test_the_field_that_the_driver_writes_is_one_byte() -> None:
+    assert CONFIG_FIELDS["writeback"] == (BLK_WRITEBACK_OFFSET, 1)
 
 
 @given(st.binary(min_size=BLK_CONFIG_SIZE, max_size=BLK_CONFIG_SIZE))

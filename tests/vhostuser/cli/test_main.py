@@ -63,3 +63,11 @@ def test_a_wrong_command_line_ends_with_status_2(command):
     with pytest.raises(SystemExit) as caught:
         main(["try", "--nonsense"])
     assert caught.value.code == 2
+
+
+def test_every_command_of_the_program_is_listed_with_its_summary(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out
+    for name in ("blk", "demo", "doctor", "install-discovery", "install-systemd"):
+        assert f"\n    {name}  " in listed or f"\n    {name}\n" in listed

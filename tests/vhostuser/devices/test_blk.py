@@ -1,12 +1,9 @@
-"""Stores, and what the block device says of itself."""
+"""The built-in disk, and what the block device says of itself."""
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
-
-import pytest
 
 from protocol.virtio import BlkConfig, BlkFeatures
 from vhostuser.devices import (
@@ -16,86 +13,10 @@ from vhostuser.devices import (
     BlkOptions,
     default_sector,
     default_store,
-    memory_store,
     null_store,
     open_store,
 )
-from vhostuser.errors import StoreError
 from vhostuser.testing import held
-
-
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(range(256)) * 8)
-    return path
-
-
-def test_an_image_is_a_disk_of_its_whole_sectors_and_the_rest_is_mentioned(image, caplog):
-    with image.open("ab") as file:
-        file.write(b"rest")
-    store = open_store(image)
-    assert (store.size, store.alignment, store.read_only) == (2048, 1, False)
-    assert "its last 4 bytes are not part of the disk" in caplog.text
-    store.close()
-
-
-@pytest.mark.parametrize("read_only", [False, True])
-def test_reading_only_is_proposed_where_it_would_help(image, monkeypatch, read_only):
-    def denied(path, flags):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "open", denied)
-    with pytest.raises(StoreError, match="Permission denied") as caught:
-        open_store(image, read_only=read_only)
-    assert ("--read-only would serve it" in str(caught.value)) is not read_only
-
-
-def test_a_direct_store_demands_alignment_and_keeps_a_way_around_it(image):
-    store = open_store(image, direct=True)
-    assert store.alignment in {512, 4096}
-    assert store.buffered_fd is not None
-    store.close()
-
-
-def test_a_read_only_store_cannot_be_written_even_by_us(image):
-    store = open_store(image, read_only=True)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.pwrite(store.fd.fileno(), b"x", 0)
-    store.close()
-
-
-@pytest.mark.parametrize(
-    ("make", "text"),
-    [
-        (lambda path: None, "cannot open .*: No such file"),
-        (lambda path: path.mkdir(), "cannot open .*: Is a directory"),
-        (os.mkfifo, "is a pipe: a disk is a regular file or a block device"),
-        (lambda path: path.write_bytes(b"x" * 511), "has 511 bytes: a disk has at least 512"),
-        (lambda path: path.symlink_to("/dev/null"), "is a character device: a disk is"),
-    ],
-    ids=["missing", "folder", "fifo", "short", "null"],
-)
-def test_what_is_no_disk_is_refused_with_the_reason_and_no_leak(tmp_path, make, text):
-    before = held()
-    make(tmp_path / "disk")
-    with pytest.raises(StoreError, match=text):
-        open_store(tmp_path / "disk")
-    assert held().more_than(before) == ""
-
-
-def test_a_disk_in_memory_is_sealed_at_its_size():
-    store = memory_store(1 << 20)
-    with pytest.raises(PermissionError):
-        os.truncate(store.fd.fileno(), 0)
-    store.close()
-
-
-def test_sizes_are_rounded_down_to_whole_sectors():
-    assert null_store(1023).size == 512
-    store = memory_store(1025)
-    assert store.size == 1024
-    store.close()
 
 
 def test_the_built_in_disk_says_what_is_in_every_sector():

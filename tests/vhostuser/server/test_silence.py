@@ -61,7 +61,7 @@ async def test_the_kick_of_the_start_says_nothing(autojump_clock):
 
 
 async def test_the_log_tells_to_share_memory(autojump_clock, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     device = FakeDevice(datapath=CountingDatapath())
     async with serving(tmp_path / "socket", device), RawFrontend.connect(tmp_path / "socket"):
         await trio.sleep(1)

@@ -58,6 +58,8 @@ from vhostuser.session import (
     SetRingFd,
     StartRing,
     StopRing,
+    UseFeatures,
+    WriteConfig,
 )
 from vhostuser.session.handlers import HANDLERS
 from vhostuser.testing import deliver
@@ -196,12 +198,36 @@ def test_configuration_is_read_by_a_step(harness):
     assert deliver(answer, harness.front_end).message.data == b"abcd"
 
 
+@pytest.mark.parametrize(("flags", "migration"), [(0, False), (1, True)])
+def test_configuration_is_written_by_a_step_that_knows_of_a_migration(harness, flags, migration):
+    harness.negotiate()
+    request = harness.send(SetConfig(offset=32, flags=flags, data=b"\1"))
+    plan = harness.session.begin(request)
+    assert plan.steps == (WriteConfig(32, b"\1", migration=migration),)
+
+
+def test_the_device_learns_what_was_accepted(harness):
+    request = harness.send(SetFeatures(features=PROFILE.features))
+    assert harness.session.begin(request).steps == (UseFeatures(PROFILE.features),)
+
+
+def test_a_driver_may_leave_version_1_away(harness):
+    features = VirtioFeatures.PROTOCOL_FEATURES
+    harness.negotiate(features)
+    harness.start()
+    assert harness.session.state.features == features
+
+
 def test_without_protocol_features_every_ring_is_enabled_at_once(harness):
     features = PROFILE.features & ~VirtioFeatures.PROTOCOL_FEATURES
     request = harness.send(SetFeatures(features=features))
     plan = harness.session.begin(request)
-    assert plan.steps == (EnableRing(0, enabled=True), EnableRing(1, enabled=True))
-    harness.session.finish(request, plan, (None, None))
+    assert plan.steps == (
+        UseFeatures(features),
+        EnableRing(0, enabled=True),
+        EnableRing(1, enabled=True),
+    )
+    harness.session.finish(request, plan, (None, None, None))
     assert all(vring.enabled for vring in harness.session.state.vrings)
 
 
@@ -209,7 +235,7 @@ def test_features_may_come_again_while_a_ring_runs_and_disturb_nothing(harness):
     harness.negotiate()
     harness.start()
     request = harness.send(SetFeatures(features=PROFILE.features))
-    assert harness.session.begin(request).steps == ()
+    assert harness.session.begin(request).steps == (UseFeatures(PROFILE.features),)
 
 
 def test_enabling_is_legal_before_anything_else(harness):
@@ -382,7 +408,7 @@ def test_owner_messages_need_nothing_done(harness, message):
         (replace(ADDR, used=Uva(0x7000_2002)), r"field=used .*multiple of 4"),
         (SetVringKick(index=0, no_fd=True), r"only after SET_VRING_NUM"),
         (GetConfig(offset=250, size=7), r"message=GET_CONFIG"),
-        (SetConfig(offset=32, data=b"\1"), r"no configuration field is writable"),
+        (SetConfig(offset=250, data=bytes(7)), r"field=offset\+size value=257 .*256 bytes"),
         (RemMemReg(region=REGION), r"message=REM_MEM_REG .*no region"),
     ],
 )
@@ -407,14 +433,14 @@ def test_a_packed_ring_may_have_any_number_of_descriptors(harness):
     assert harness.session.state.vrings[0].num == 100
 
 
-def test_something_else_than_an_eventfd_or_pipe_is_refused_as_a_kick(harness):
+def test_something_that_signals_nothing_is_refused_as_a_kick(harness):
     harness.negotiate()
     harness.do(SetVringNum(index=0, num=128))
     harness.do(ADDR)
     with OwnedFd(os.open("/dev/null", os.O_RDWR)) as fd:
         request = harness.send(SetVringKick(index=0, no_fd=False), fd)
         with pytest.raises(
-            RemoteProtocolError, match=r"value=character_device .*eventfd or a pipe"
+            RemoteProtocolError, match=r"value=character_device .*eventfd, a pipe or a socket"
         ):
             harness.session.begin(request)
 

@@ -65,6 +65,8 @@ def packed_descs(memory: PureMemory, count: int) -> list[PackedDesc]:
         (SPLIT, RingState(avail=4, used=65535), 4, "a ring of 4 descriptors cannot be at .*"),
         (PACKED, RingState(avail=4, used=0), 4, "a ring of 4 descriptors cannot be at .*"),
         (PACKED, RingState(avail=0, used=4), 4, "a ring of 4 descriptors cannot be at .*"),
+        (PACKED, RingState(avail=1, used=2), 4, "a ring of 4 descriptors cannot be at .*"),
+        (PACKED, RingState(avail=2, used=1, avail_wrap=False), 4, "a ring of 4 descriptors .*"),
     ],
 )
 def test_a_ring_that_cannot_be_is_refused(

@@ -26,7 +26,9 @@
 struct vhu_region;
 
 /* Map `size` bytes at `offset` of `fd` (borrowed), shared and writable, not populated, not inherited by
- * a fork. Mapping and unmapping are rounded to the page size of the file (hugetlbfs).
+ * a fork. Mapping and unmapping are rounded to the page size of the file (hugetlbfs). When the file is
+ * truncated later, the first access to what is gone (SIGBUS, which this takes over) puts empty memory in
+ * place of all of the region; it counts as lost from then on, see vhu_mem_faulted.
  * -EINVAL: size 0, an address or the offset not a multiple of 4096, or a sum that wraps;
  * -ERANGE: offset + size lies beyond the end of the file; -EBADF/-EACCES/-ENODEV/-ENOMEM from mmap. */
 int vhu_region_map(int fd, uint64_t gpa, uint64_t uva, uint64_t size, uint64_t offset,
@@ -43,6 +45,9 @@ void vhu_mem_ref(struct vhu_mem *mem);
 void vhu_mem_unref(struct vhu_mem *mem);
 /* References besides the creator's: 0 means that no ring and no request uses the snapshot any more. */
 uint32_t vhu_mem_pins(const struct vhu_mem *mem);
+/* Whether a file that holds some of it was truncated, and then the missing part was used. `gpa`: where
+ * the region begins that is lost. Any thread. */
+bool vhu_mem_faulted(const struct vhu_mem *mem, uint64_t *gpa);
 
 /* Host address of [address, address + length), or NULL unless all of it lies in one region. */
 void *vhu_mem_gpa_to_hva(const struct vhu_mem *mem, uint64_t gpa, uint64_t length);
@@ -68,6 +73,7 @@ enum vhu_fault {
     VHU_FAULT_IN_FLIGHT = 13,          /* head or id made available again before it was used */
     VHU_FAULT_FRAGMENTED = 14,         /* chain crosses more region edges than the engine follows */
     VHU_FAULT_RING_ADDRESS = 15,       /* the memory table no longer holds the ring itself */
+    VHU_FAULT_MEMORY = 16,             /* a file that holds guest memory was truncated */
 };
 
 /* What a front-end may send as a ring's position, and what it gets back when the ring stops: for a split
@@ -174,6 +180,7 @@ struct vhu_blk_config {
     uint32_t alignment;     /* bytes; what a direct fd demands of address, offset and length; 1 otherwise */
     uint64_t sectors;       /* capacity in units of 512 bytes */
     uint32_t seg_max;       /* data buffers of a request; more is an I/O error (0: not checked) */
+    uint32_t size_max;      /* bytes of a data buffer, where the driver negotiated SIZE_MAX (0: not checked) */
     uint32_t max_discard_sectors;
     uint32_t max_discard_segments;
     uint32_t max_write_zeroes_sectors;
@@ -183,26 +190,45 @@ struct vhu_blk_config {
 };
 
 int vhu_blk_create(const struct vhu_blk_config *config, struct vhu_blk **ret);
+/* Set the capacity: what begins beyond it from now on is an I/O error. From any thread. -EINVAL: too large. */
+int vhu_blk_resize(struct vhu_blk *blk, uint64_t sectors);
+/* Whether a write may be complete before it is on the medium (true at first, where the driver can flush);
+ * false: it may not. From any thread. */
+void vhu_blk_set_writeback(struct vhu_blk *blk, bool writeback);
 /* Only after every queue on it was destroyed. */
 void vhu_blk_destroy(struct vhu_blk *blk);
 
 /* ---- Workers and queues ------------------------------------------------------------------------ */
 
-/* A thread that serves rings: polls for a while, then sleeps until a kick. */
+/* A thread that serves rings: polls for a while, then sleeps until a kick or a completion. */
 struct vhu_worker;
+
+/* How a request waits for the store without keeping its worker. */
+enum vhu_io {
+    VHU_IO_AUTO = 0,    /* io_uring, or threads where the host refuses it */
+    VHU_IO_URING = 1,
+    VHU_IO_THREADS = 2, /* a few threads that wait in system calls */
+};
 
 struct vhu_worker_config {
     uint32_t poll_us; /* longest time to poll an idle ring before sleeping; 0: sleep at once */
     bool busy;        /* never sleep */
+    enum vhu_io io;
 };
 
+/* Whether io_uring can be used: 0; -ENOSYS: not built in, or not in this kernel; -EPERM: forbidden (sysctl
+ * kernel.io_uring_disabled, or a sandbox); -ENOMEM and others as the kernel gives them. */
+int vhu_io_uring_probe(void);
+
+/* Errors also from vhu_io_uring_probe, where VHU_IO_URING is asked for. */
 int vhu_worker_create(const struct vhu_worker_config *config, struct vhu_worker **ret);
-/* Ends after the request in progress; chains that were popped but not served stay unacknowledged. Joins
- * the thread. Its queues must be destroyed afterwards. */
+/* Ends when what is in flight has completed; no further chain is popped. Joins the thread. Its queues must be destroyed afterwards. */
 void vhu_worker_destroy(struct vhu_worker *worker);
 /* As destroy, but waits at most `timeout_ms`: -ETIMEDOUT when the thread hangs in the store, in which case
  * nothing of it may be freed and the process should end with _exit. */
 int vhu_worker_stop(struct vhu_worker *worker, uint32_t timeout_ms);
+/* What VHU_IO_AUTO became. */
+enum vhu_io vhu_worker_io(const struct vhu_worker *worker);
 
 /* A queue is one ring of one device on one worker. Python writes what it wants, the worker publishes what
  * is: both are levels, so a change can be repeated or overtaken by a later one without harm. */
@@ -226,7 +252,7 @@ struct vhu_queue_wanted {
     enum vhu_queue_stop how;       /* how to stop, while start is 0 */
     bool enabled;                  /* a started ring that is not enabled is left alone */
     struct vhu_mem *mem;           /* referenced by the engine while it is used */
-    struct vhu_ring_config config;
+    struct vhu_ring_config config; /* the used index of a split ring is read from the ring at its start */
 };
 
 struct vhu_queue_status {
@@ -243,6 +269,7 @@ struct vhu_queue_status {
     uint64_t kicks;                /* wake-ups by the kick fd */
     uint64_t calls;                /* signals to the call fd */
     uint64_t calls_suppressed;     /* publishes after which the driver wanted none */
+    uint64_t waits;                /* times that a request could not go on at once and waited for the store */
 };
 
 enum vhu_queue_fd { VHU_FD_KICK = 0, VHU_FD_CALL = 1, VHU_FD_ERR = 2 };

@@ -15,6 +15,7 @@ enum virtio_feature {
     VIRTIO_F_INDIRECT_DESC = 28,
     VIRTIO_F_EVENT_IDX = 29,
     VIRTIO_F_RING_PACKED = 34,
+    VIRTIO_F_IN_ORDER = 35,
 };
 
 static inline bool has_feature(uint64_t features, enum virtio_feature number)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Guest memory: mappings of the front-end's memory fds, and immutable snapshots of their table.
- * Only address arithmetic and mmap; nothing here reads or writes a guest's bytes.
+ * Only address arithmetic and mmap; nothing here reads or writes a guest's bytes. sigbus.c sees to
+ * files that are truncated afterwards.
  */
 #include "memory.h"
 
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "atomic.h"
+#include "sigbus.h"
 
 enum { REGION_ALIGNMENT = 4096 };
 
@@ -26,6 +28,7 @@ struct vhu_region {
     uint8_t *hva;
     void *map; /* what mmap gave, rounded to the pages of the file */
     size_t map_size;
+    struct guard *guard;
 };
 
 static void take(uint32_t *references)
@@ -78,8 +81,10 @@ int vhu_region_map(int fd, uint64_t gpa, uint64_t uva, uint64_t size, uint64_t o
     if (map == MAP_FAILED)
         return -errno;
     struct vhu_region *region = malloc(sizeof(*region));
-    if (!region || madvise(map, map_size, MADV_DONTFORK) < 0) {
-        rc = region ? -errno : -ENOMEM;
+    struct guard *guard = vhu_guard_create(map, map_size, page);
+    if (!region || !guard || madvise(map, map_size, MADV_DONTFORK) < 0) {
+        rc = region && guard ? -errno : -ENOMEM;
+        vhu_guard_destroy(guard);
         munmap(map, map_size);
         free(region);
         return rc;
@@ -92,6 +97,7 @@ int vhu_region_map(int fd, uint64_t gpa, uint64_t uva, uint64_t size, uint64_t o
         .hva = (uint8_t *)map + (offset - first),
         .map = map,
         .map_size = map_size,
+        .guard = guard,
     };
     *ret = region;
     return 0;
@@ -101,6 +107,7 @@ void vhu_region_unref(struct vhu_region *region)
 {
     if (!region || !drop(&region->references))
         return;
+    vhu_guard_destroy(region->guard);
     munmap(region->map, region->map_size);
     free(region);
 }
@@ -140,6 +147,7 @@ int vhu_mem_create(struct vhu_region *const *regions, size_t count, struct vhu_m
 {
     if (count >= UINT32_MAX)
         return -EINVAL;
+    vhu_sigbus_install();
     struct vhu_mem *mem = calloc(1, sizeof(*mem));
     if (!mem)
         return -ENOMEM;
@@ -181,6 +189,16 @@ void vhu_mem_unref(struct vhu_mem *mem)
     for (uint32_t i = 0; i < mem->count; i++)
         vhu_region_unref(mem->regions[i]);
     free_mem(mem);
+}
+
+bool vhu_mem_faulted(const struct vhu_mem *mem, uint64_t *gpa)
+{
+    for (uint32_t i = 0; i < mem->count; i++) {
+        *gpa = mem->regions[i]->gpa;
+        if (vhu_guard_faulted(mem->regions[i]->guard))
+            return true;
+    }
+    return false;
 }
 
 uint32_t vhu_mem_pins(const struct vhu_mem *mem)

@@ -9,15 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "sigbus.h"
 #include "worker.h"
-
-enum {
-    BATCH = 64,            /* chains before other rings get their turn */
-    RENEW_AFTER = 1 << 14, /* chains, long before an event index in the past comes round again */
-};
 
 /* ---- Other threads --------------------------------------------------------------------------- */
 
@@ -112,26 +109,27 @@ void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
     ret->kicks = load_relaxed(&queue->counters.kicks);
     ret->calls = load_relaxed(&queue->counters.calls);
     ret->calls_suppressed = load_relaxed(&queue->counters.calls_suppressed);
+    ret->waits = load_relaxed(&queue->counters.waits);
 }
 
 /* ---- The worker's thread --------------------------------------------------------------------- */
 
-/* A counter has one writer, so that it needs no locked addition. */
-static void count(uint64_t *counter, uint64_t more)
+bool vhu_queue_takes_signal(int fd)
 {
-    store_relaxed(counter, *counter + more);
+    struct pollfd ready = {.fd = fd, .events = POLLOUT};
+
+    return poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT;
 }
 
-/* Signal an eventfd or a pipe. One that is full carries a signal already; one that is closed has
- * nobody who could miss it. SIGPIPE is blocked in this thread. The peer shares the file's flags and
+/* Signal an eventfd, a pipe or a socket. One that is full carries a signal already; one that is closed
+ * has nobody who could miss it. SIGPIPE is blocked in this thread. The peer shares the file's flags and
  * may have cleared O_NONBLOCK, so that a full one is not even tried. One that the peer fills just
  * then holds us until an interrupt: there is no write to an eventfd that never waits. */
 static void signal_fd(int fd)
 {
-    struct pollfd ready = {.fd = fd, .events = POLLOUT};
     const uint64_t one = 1;
 
-    if (fd == NO_FD || poll(&ready, 1, 0) != 1 || !(ready.revents & POLLOUT))
+    if (fd == NO_FD || !vhu_queue_takes_signal(fd))
         return;
     if (write(fd, &one, sizeof(one)) < 0)
         return;
@@ -185,7 +183,7 @@ void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events)
             got = read(fd, bytes, sizeof(bytes));
     }
     if (got > 0) {
-        count(&queue->counters.kicks, 1);
+        count_more(&queue->counters.kicks, 1);
         return;
     }
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
@@ -194,39 +192,77 @@ void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events)
     watch_kick(queue);
 }
 
+static void release_memory(struct vhu_queue *queue)
+{
+    if (queue->slots)
+        munmap(queue->slots, queue->memory_size);
+    queue->slots = queue->unused = NULL;
+    queue->iov = NULL;
+}
+
 static void drop_ring(struct vhu_queue *queue)
 {
     vhu_ring_destroy(queue->ring);
     queue->ring = NULL;
-    free(queue->iov);
-    queue->iov = NULL;
+    release_memory(queue);
     watch_kick(queue);
 }
 
-/* The ring broke a rule: leave it alone from now on, and with it the memory. */
-static void break_queue(struct vhu_queue *queue, enum vhu_fault fault, uint64_t value)
+/* The ring broke a rule: leave it alone from now on, and with it the memory. Where that was lost,
+ * the ring's bytes are not the driver's any more, and what they say is no news. */
+static void break_queue(struct vhu_queue *queue, const struct vhu_mem *mem, enum vhu_fault fault,
+                        uint64_t value)
 {
+    uint64_t gpa;
+
+    if (mem && vhu_mem_faulted(mem, &gpa)) {
+        fault = VHU_FAULT_MEMORY;
+        value = gpa;
+    }
     if (queue->ring)
         vhu_ring_state(queue->ring, &queue->actual.state);
     drop_ring(queue);
+    queue->settling = false;
     queue->actual.actual = VHU_QUEUE_BROKEN;
     queue->actual.fault = fault;
     queue->actual.fault_value = value;
     signal_fd(queue->fd[VHU_FD_ERR]);
 }
 
+/* The memory that a ring's requests need, so that none of them needs any later. It comes from the
+ * system and goes back there: most of it is never touched, and a heap would keep what was. */
+static bool allocate(struct vhu_queue *queue)
+{
+    size_t slots_size = SLOTS * sizeof(*queue->slots);
+    size_t size = slots_size + vhu_ring_iov_limit(queue->ring) * sizeof(*queue->iov);
+    uint8_t *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (memory == MAP_FAILED)
+        return false;
+    queue->slots = (struct slot *)memory;
+    queue->iov = (struct iovec *)(memory + slots_size);
+    queue->memory_size = size;
+    queue->oldest = NULL;
+    queue->youngest = &queue->oldest;
+    queue->slots_used = 0;
+    queue->misses = queue->write_pause = 0;
+    queue->next_pause = 1;
+    return true;
+}
+
 static void start_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted)
 {
-    queue->actual.state = wanted->config.state;
+    struct vhu_ring_config config = wanted->config;
+
+    if (wanted->mem)
+        vhu_ring_find_position(&config);
+    queue->actual.state = config.state;
     queue->actual.fault = VHU_FAULT_NONE;
     queue->actual.fault_value = 0;
-    if (!wanted->mem || vhu_ring_create(wanted->mem, &wanted->config, &queue->ring) < 0) {
-        break_queue(queue, VHU_FAULT_RING_ADDRESS, wanted->start);
-        return;
-    }
-    queue->iov = calloc(vhu_ring_iov_limit(queue->ring), sizeof(*queue->iov));
-    if (!queue->iov) {
-        break_queue(queue, VHU_FAULT_RING_ADDRESS, wanted->start);
+    queue->in_order = has_feature(wanted->config.features, VIRTIO_F_IN_ORDER);
+    if (!wanted->mem || vhu_ring_create(wanted->mem, &config, &queue->ring) < 0 ||
+        !allocate(queue)) {
+        break_queue(queue, wanted->mem, VHU_FAULT_RING_ADDRESS, wanted->start);
         return;
     }
     queue->actual.actual = VHU_QUEUE_RUNNING;
@@ -235,8 +271,8 @@ static void start_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *w
 static void stop_ring(struct vhu_queue *queue, enum vhu_queue_stop how)
 {
     if (queue->ring) {
-        /* Nothing is in flight between two requests. Leave the driver's view as a fresh ring has
-         * it; where the front-end is gone, its memory is not touched again. */
+        /* Leave the driver's view as a fresh ring has it; where the front-end is gone, its memory is
+         * not touched again. */
         if (how == VHU_STOP_DRAIN)
             (void)vhu_ring_kick_enable(queue->ring);
         vhu_ring_state(queue->ring, &queue->actual.state);
@@ -251,7 +287,7 @@ static void move_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *wa
 
     if (!wanted->mem ||
         vhu_ring_move(queue->ring, wanted->mem, config->desc, config->driver, config->device) < 0)
-        break_queue(queue, VHU_FAULT_RING_ADDRESS, wanted->start);
+        break_queue(queue, wanted->mem, VHU_FAULT_RING_ADDRESS, wanted->start);
 }
 
 static void apply_wanted(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted)
@@ -273,6 +309,9 @@ static void apply_wanted(struct vhu_queue *queue, const struct vhu_queue_wanted 
         queue->since_renewal = 0;
     }
     watch_kick(queue);
+    uint64_t gpa;
+    if (queue->ring && vhu_sigbus_count() > 0 && vhu_mem_faulted(queue->ring->mem, &gpa))
+        break_queue(queue, NULL, VHU_FAULT_MEMORY, gpa); /* lost before the ring came to it */
 }
 
 static void apply_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
@@ -287,11 +326,15 @@ static void apply_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
         queue->kick_dead = false;
         watch_kick(queue);
     }
+    if (which == VHU_FD_CALL)
+        queue->call_full = true;
     if (which == VHU_FD_CALL && queue->ring)
         signal_fd(fd); /* a call that went to the old one just now may be lost */
 }
 
-void vhu_queue_apply(struct vhu_queue *queue)
+/* Empty the mailbox: in one look, so that what is wanted comes with the fds that were set before. What
+ * is wanted stays in it while something is in flight. */
+static struct mailbox take_mail(struct vhu_queue *queue)
 {
     struct mailbox *mailbox = &queue->mailbox;
 
@@ -301,8 +344,29 @@ void vhu_queue_apply(struct vhu_queue *queue)
         mailbox->fd_changed[which] = false;
         mailbox->fd[which] = NO_FD;
     }
-    mailbox->wanted_changed = false;
+    if (queue->in_flight == 0)
+        mailbox->wanted_changed = false;
     pthread_mutex_unlock(&queue->worker->lock);
+    return mail;
+}
+
+/* Something is wanted, but requests are in flight: they are given back first, and use no memory then
+ * that goes. */
+static void begin_settling(struct vhu_queue *queue, const struct vhu_queue_wanted *wanted)
+{
+    bool leaving = wanted->start != queue->current.start;
+
+    queue->settling = true;
+    queue->abandoning |= leaving && wanted->how == VHU_STOP_ABANDON;
+    if (leaving && queue->actual.actual == VHU_QUEUE_RUNNING) {
+        queue->actual.actual = VHU_QUEUE_STOPPING;
+        publish_status(queue);
+    }
+}
+
+void vhu_queue_apply(struct vhu_queue *queue)
+{
+    struct mailbox mail = take_mail(queue);
 
     for (int which = 0; which < QUEUE_FDS; which++) {
         if (mail.fd_changed[which])
@@ -310,6 +374,11 @@ void vhu_queue_apply(struct vhu_queue *queue)
     }
     if (!mail.wanted_changed)
         return;
+    if (queue->in_flight > 0) {
+        begin_settling(queue, &mail.wanted);
+        return;
+    }
+    queue->settling = queue->abandoning = false;
     apply_wanted(queue, &mail.wanted);
     vhu_mem_unref(mail.wanted.mem); /* the ring has its own reference */
     queue->current.mem = NULL;
@@ -317,59 +386,29 @@ void vhu_queue_apply(struct vhu_queue *queue)
     publish_status(queue);
 }
 
-static void publish_used(struct vhu_queue *queue)
+void vhu_queue_settle(struct vhu_queue *queue)
 {
-    if (!vhu_ring_publish(queue->ring)) {
-        count(&queue->counters.calls_suppressed, 1);
-    } else if (queue->fd[VHU_FD_CALL] != NO_FD) {
-        count(&queue->counters.calls, 1);
-        signal_fd(queue->fd[VHU_FD_CALL]);
-    }
-}
-
-static void serve_chain(struct vhu_queue *queue, const struct vhu_chain *chain)
-{
-    struct blk_result result;
-
-    vhu_blk_serve(queue->blk, queue->current.config.features, chain, queue->ring->extra_pieces,
-                  &result);
-    (void)vhu_ring_push(queue->ring, chain, result.written); /* popped just now: cannot fail */
-    count(&queue->counters.requests, 1);
-    count(&queue->counters.errors, result.failed);
-    count(&queue->counters.bytes_read, result.bytes_read);
-    count(&queue->counters.bytes_written, result.bytes_written);
-}
-
-/* Serve up to a batch. Returns whether there was anything to do. */
-bool vhu_queue_serve(struct vhu_queue *queue)
-{
-    bool slow = vhu_blk_is_slow(queue->blk);
-    struct vhu_chain chain;
-    uint32_t served = 0;
-    int rc = 0;
-
-    while (served < BATCH && (rc = vhu_ring_pop(queue->ring, queue->iov, &chain)) == 1) {
-        serve_chain(queue, &chain);
-        served++;
-        if (slow) {
-            publish_used(queue);
-            if (load_relaxed(&queue->worker->attention))
-                break; /* a stop waits for one request, not for a batch */
-        }
-    }
-    if (served && !slow)
-        publish_used(queue);
-    if (rc < 0) {
-        break_queue(queue, queue->ring->fault, queue->ring->fault_value);
+    if (queue->unpublished)
+        vhu_queue_publish(queue);
+    if (!queue->settling || queue->in_flight > 0)
+        return;
+    queue->settling = false;
+    if (queue->ring && queue->ring->fault) {
+        break_queue(queue, queue->ring->mem, queue->ring->fault, queue->ring->fault_value);
         publish_status(queue);
-        return true;
     }
-    queue->since_renewal += served;
-    if (queue->since_renewal >= RENEW_AFTER) {
-        vhu_ring_kick_disable(queue->ring);
-        queue->since_renewal = 0;
-    }
-    return served > 0;
+    vhu_queue_apply(queue); /* what waited for this moment */
+}
+
+void vhu_queue_check_memory(struct vhu_queue *queue)
+{
+    uint64_t gpa;
+
+    if (!queue->ring || queue->ring->fault || !vhu_mem_faulted(queue->ring->mem, &gpa))
+        return;
+    (void)ring_break(queue->ring, VHU_FAULT_MEMORY, gpa);
+    queue->settling = true;
+    vhu_queue_settle(queue);
 }
 
 void vhu_queue_release(struct vhu_queue *queue)
@@ -381,6 +420,6 @@ void vhu_queue_release(struct vhu_queue *queue)
     if (queue->mailbox.wanted_changed)
         vhu_mem_unref(queue->mailbox.wanted.mem);
     vhu_ring_destroy(queue->ring);
-    free(queue->iov);
+    release_memory(queue);
     free(queue);
 }

@@ -43,6 +43,15 @@ static bool areas_are_aligned(uint64_t features, const void *desc, const void *d
            is_aligned(device, features, 2);
 }
 
+/* Whether used ones lag behind available ones by a ring's length at most; never the other way. */
+static bool is_packed_position(const struct vhu_ring_state *state, uint32_t num)
+{
+    if (state->avail >= num || state->used >= num || state->avail_wrap > 1 || state->used_wrap > 1)
+        return false;
+    return state->avail_wrap == state->used_wrap ? state->used <= state->avail
+                                                 : state->avail <= state->used;
+}
+
 int vhu_ring_check_config(const struct vhu_ring_config *config)
 {
     const struct vhu_ring_state *state = &config->state;
@@ -53,8 +62,7 @@ int vhu_ring_check_config(const struct vhu_ring_config *config)
         !areas_are_aligned(config->features, config->desc, config->driver, config->device))
         return -EINVAL;
     if (has_feature(config->features, VIRTIO_F_RING_PACKED))
-        legal = state->avail < num && state->used < num && state->avail_wrap <= 1 &&
-                state->used_wrap <= 1;
+        legal = is_packed_position(state, num);
     else
         legal = (num & (num - 1)) == 0 && (uint16_t)(state->avail - state->used) <= num;
     return legal ? 0 : -EINVAL;
@@ -70,6 +78,32 @@ static void set_areas(struct vhu_ring *ring, void *desc, void *driver, void *dev
         ring->split.avail = driver;
         ring->split.used = device;
     }
+}
+
+/* Whether a packed ring was never once around: then a driver has left at least one of the two flags set
+ * in its last descriptor, and it is used again only in the lap after that. */
+static bool packed_is_in_first_lap(const struct vhu_ring_config *config)
+{
+    const struct desc *last = (const struct desc *)config->desc + config->num - 1;
+    struct desc desc = {.word = load_relaxed(&last->word)};
+
+    return packed_is_used(desc.packed.flags, false);
+}
+
+void vhu_ring_find_position(struct vhu_ring_config *config)
+{
+    const struct split_used *used = config->device;
+    struct vhu_ring_state *state = &config->state;
+
+    if (!has_feature(config->features, VIRTIO_F_RING_PACKED)) {
+        if (is_aligned(used, config->features, 2))
+            state->used = load_relaxed(&used->idx);
+        return;
+    }
+    /* User-mode Linux says 0 for a ring's beginning, which by the letter is where lap 2 begins. */
+    if (state->avail == 0 && state->used == 0 && !state->avail_wrap && !state->used_wrap &&
+        vhu_ring_check_config(config) == 0 && packed_is_in_first_lap(config))
+        state->avail_wrap = state->used_wrap = 1;
 }
 
 int vhu_ring_create(struct vhu_mem *mem, const struct vhu_ring_config *config,

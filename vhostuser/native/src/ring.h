@@ -52,6 +52,12 @@ struct vhu_ring {
     uint16_t in_flight[]; /* by head or id: slots of the chain that was popped, 0: none */
 };
 
+/* Whether more chains are known to wait, without a look at the ring: a look costs a cache miss. */
+static inline bool ring_has_more(const struct vhu_ring *ring)
+{
+    return !ring->packed && ring->split.next_avail != ring->split.seen_avail;
+}
+
 /* Stop the ring for good. Returns -EPROTO. */
 static inline int ring_break(struct vhu_ring *ring, enum vhu_fault fault, uint64_t value)
 {
@@ -114,6 +120,10 @@ void vhu_packed_push(struct vhu_ring *ring, uint16_t id, uint16_t slots, uint32_
 bool vhu_packed_publish(struct vhu_ring *ring);
 bool vhu_packed_kick_enable(struct vhu_ring *ring);
 void vhu_packed_kick_disable(struct vhu_ring *ring);
+
+/* A split ring holds its used index itself, and a front-end sends none: take it from there. Where a packed
+ * ring begins is seen there, too. Only for a ring that starts. */
+void vhu_ring_find_position(struct vhu_ring_config *config);
 
 /* Whether a configuration is legal for its layout: size, alignment, position. 0 or -EINVAL. */
 int vhu_ring_check_config(const struct vhu_ring_config *config);

@@ -7,6 +7,7 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,24 +16,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sigbus.h"
+
 enum {
     SECOND_NS = 1000000000,
     INTERRUPT_NS = 50000000, /* how often a thread that does not end is interrupted */
     EVENTS = 16,
+    RETRY_MS = 1,           /* how soon jobs are started for which the host had no room, or which
+                               wait for those of another worker */
     NO_KICK_TIMEOUT_MS = 1, /* how late a ring without a kick fd may be looked at */
     CLOCK_EVERY = 32,       /* empty passes between two looks at the clock */
     POLL_SHRUNK = 16,       /* polling for less than 1/16 of what is allowed is given up */
     SHORT_SLEEP = 8,        /* a sleep below 8 times what polling may take was a near miss ... */
     NEAR_MISSES = 16,       /* ... and after 16 of them polling gets another try */
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
-}
 
 static void relax(void)
 {
@@ -91,6 +88,47 @@ static bool attend(struct vhu_worker *worker)
     return true;
 }
 
+/* Take in what the store has done. Returns whether there was anything. */
+static bool reap(struct vhu_worker *worker)
+{
+    struct io_job *job = worker->io->reap(worker->io);
+
+    if (!job)
+        return false;
+    while (job) {
+        struct io_job *next = job->next;
+
+        vhu_queue_go_on((struct slot *)job);
+        job = next;
+    }
+    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next)
+        vhu_queue_settle(queue);
+    return true;
+}
+
+/* Have jobs started, and take in those that are done. Returns whether there were any. */
+static bool carry_on(struct vhu_worker *worker)
+{
+    if (worker->waiting)
+        vhu_queue_start_waiting(worker);
+    worker->held_back = !worker->io->flush(worker->io);
+    return reap(worker);
+}
+
+/* For how many ms to wait at most for a completion: -1 for ever. */
+static int completion_timeout(const struct vhu_worker *worker)
+{
+    return worker->held_back || worker->waiting ? RETRY_MS : -1;
+}
+
+/* Somebody's memory was lost; whose, is looked for only then. */
+static void check_memory(struct vhu_worker *worker)
+{
+    worker->faults_seen = vhu_sigbus_count();
+    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next)
+        vhu_queue_check_memory(queue);
+}
+
 static bool serve_all(struct vhu_worker *worker)
 {
     bool worked = false;
@@ -99,6 +137,10 @@ static bool serve_all(struct vhu_worker *worker)
         if (queue_is_active(queue))
             worked |= vhu_queue_serve(queue);
     }
+    if (worker->in_flight > 0)
+        worked |= carry_on(worker);
+    if (worker->faults_seen != vhu_sigbus_count())
+        check_memory(worker);
     return worked;
 }
 
@@ -144,17 +186,17 @@ static void suppress_kicks(struct vhu_worker *worker)
 /* Ask every driver for kicks. Returns for how many ms to sleep: -1 for ever, 0 if work is there. */
 static int invite_kicks(struct vhu_worker *worker)
 {
-    int timeout = -1;
+    int timeout = completion_timeout(worker);
 
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (!queue_is_active(queue))
+        if (!queue_is_active(queue) || !vhu_queue_has_room(queue))
             continue;
         if (vhu_ring_kick_enable(queue->ring))
             timeout = 0;
         else if (queue->fd[VHU_FD_KICK] == NO_FD && timeout != 0)
             timeout = NO_KICK_TIMEOUT_MS;
     }
-    return timeout;
+    return worker->faults_seen == vhu_sigbus_count() ? timeout : 0;
 }
 
 static void sleep_until_kick(struct vhu_worker *worker)
@@ -168,7 +210,9 @@ static void sleep_until_kick(struct vhu_worker *worker)
     for (int i = 0; i < ready; i++) {
         struct vhu_queue *queue = events[i].data.ptr;
 
-        if (queue) {
+        if (events[i].data.ptr == worker->io) {
+            kicked = true; /* a completion: worth having waited for, too */
+        } else if (queue) {
             vhu_queue_drain_kick(queue, events[i].events);
             kicked = true;
         } else if (read(worker->wake_fd, &count, sizeof(count)) < 0) {
@@ -180,6 +224,17 @@ static void sleep_until_kick(struct vhu_worker *worker)
         adapt(worker, now_ns() - start, kicked);
     /* a ring without a kick fd that has work now was worth polling */
     worker->empty_passes = ready == 0 && timeout > 0;
+}
+
+/* The store still writes to guest memory: wait for it, and give back what it did. */
+static void finish_jobs(struct vhu_worker *worker)
+{
+    while (worker->in_flight > 0) {
+        struct pollfd ready = {.fd = worker->io->ready_fd, .events = POLLIN};
+
+        if (!carry_on(worker) && poll(&ready, 1, completion_timeout(worker)) < 0)
+            continue; /* a signal */
+    }
 }
 
 static void *run(void *argument)
@@ -197,6 +252,7 @@ static void *run(void *argument)
             sleep_until_kick(worker);
         }
     }
+    finish_jobs(worker);
     pthread_mutex_lock(&worker->lock);
     worker->ended = true;
     pthread_cond_broadcast(&worker->changed);
@@ -210,6 +266,7 @@ static void unref_worker(struct vhu_worker *worker)
 {
     if (__atomic_sub_fetch(&worker->references, 1, __ATOMIC_ACQ_REL) > 0)
         return;
+    worker->io->destroy(worker->io);
     if (worker->epoll_fd >= 0)
         close(worker->epoll_fd);
     if (worker->wake_fd >= 0)
@@ -233,11 +290,13 @@ static void init_condition(pthread_cond_t *condition)
 static int open_fds(struct vhu_worker *worker)
 {
     struct epoll_event wake = {.events = EPOLLIN, .data.ptr = NULL};
+    struct epoll_event done = {.events = EPOLLIN, .data.ptr = worker->io};
 
     worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (worker->wake_fd < 0 || worker->epoll_fd < 0 ||
-        epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake_fd, &wake) < 0)
+        epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake_fd, &wake) < 0 ||
+        epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->io->ready_fd, &done) < 0)
         return -errno;
     return 0;
 }
@@ -262,7 +321,7 @@ static int start_thread(struct vhu_worker *worker)
     sigset_t all, before;
 
     prepare_interrupts();
-    sigfillset(&all);
+    vhu_sigbus_mask(&all);
     sigdelset(&all, SIGURG);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(&worker->thread, NULL, run, worker);
@@ -272,13 +331,17 @@ static int start_thread(struct vhu_worker *worker)
     return -rc;
 }
 
-int vhu_worker_create(const struct vhu_worker_config *config, struct vhu_worker **ret)
+int vhu_worker_create_with(const struct vhu_worker_config *config, struct vhu_io_engine *io,
+                           struct vhu_worker **ret)
 {
     struct vhu_worker *worker = calloc(1, sizeof(*worker));
 
-    if (!worker)
+    if (!worker) {
+        io->destroy(io);
         return -ENOMEM;
+    }
     worker->config = *config;
+    worker->io = io;
     worker->references = 1;
     worker->epoll_fd = worker->wake_fd = NO_FD;
     worker->poll_max_ns = worker->poll_ns = (uint64_t)config->poll_us * 1000;
@@ -293,6 +356,19 @@ int vhu_worker_create(const struct vhu_worker_config *config, struct vhu_worker 
     }
     *ret = worker;
     return 0;
+}
+
+int vhu_worker_create(const struct vhu_worker_config *config, struct vhu_worker **ret)
+{
+    struct vhu_io_engine *io;
+    int rc = vhu_io_create(config->io, &io);
+
+    return rc < 0 ? rc : vhu_worker_create_with(config, io, ret);
+}
+
+enum vhu_io vhu_worker_io(const struct vhu_worker *worker)
+{
+    return worker->io->kind;
 }
 
 void vhu_worker_notify(struct vhu_worker *worker)

@@ -7,6 +7,7 @@
 #define VHU_WORKER_H
 
 #include <pthread.h>
+#include <time.h>
 
 #include "atomic.h"
 #include "blk.h"
@@ -32,6 +33,11 @@ struct vhu_worker {
 
     /* the thread's own */
     struct vhu_queue *queues;
+    struct vhu_io_engine *io;
+    uint32_t in_flight; /* jobs of all queues */
+    bool held_back;     /* the host had no room for some of them */
+    struct io_job *waiting; /* those that start when writes of another kind have ended */
+    uint32_t faults_seen; /* of guest memory, in the whole process */
     uint64_t poll_max_ns;
     uint64_t poll_ns;      /* how long polling is worth while now */
     uint64_t idle_since;   /* valid once a batch of empty passes was counted */
@@ -51,7 +57,23 @@ struct mailbox {
 
 /* Written by the thread alone, read by anyone. */
 struct counters {
-    uint64_t requests, errors, bytes_read, bytes_written, kicks, calls, calls_suppressed;
+    uint64_t requests, errors, bytes_read, bytes_written, kicks, calls, calls_suppressed, waits;
+};
+
+enum {
+    SLOTS = 256,    /* requests of a queue that wait for the store; more stay in the ring */
+    SLOT_IOV = 160, /* iov entries that one of them may have */
+};
+
+/* A request that outlives the look at its ring: it waits for the store, or for its turn. */
+struct slot {
+    struct io_job job; /* first, so that a job is its slot */
+    struct vhu_queue *queue;
+    struct slot *next; /* unused, or in the order of the ring */
+    struct vhu_chain chain;
+    struct blk_request request;
+    bool done;
+    struct iovec iov[SLOT_IOV];
 };
 
 struct vhu_queue {
@@ -65,30 +87,82 @@ struct vhu_queue {
 
     /* the thread's own */
     struct vhu_ring *ring; /* NULL: not running */
-    struct iovec *iov;
+    struct slot *slots;    /* memory of all of them; untouched until it is used ... */
+    struct iovec *iov;     /* ... and, behind it, of the chain popped last */
+    size_t memory_size;
+    struct slot *unused;   /* of those that were used before */
+    uint32_t slots_used;
+    bool in_order;
+    struct slot *oldest;   /* IN_ORDER: the slots in use, as they must be pushed */
+    struct slot **youngest;
+    uint32_t in_flight;    /* jobs that the store works on */
+    uint32_t misses;       /* reads in a row that were not in the page cache */
+    uint32_t write_pause;  /* writes that are not tried at once ... */
+    uint32_t next_pause;   /* ... and how many it will be after the next that has to wait */
+    uint32_t unpublished;  /* chains that were pushed */
+    bool settling;         /* no chain is popped until nothing is in flight ... */
+    bool abandoning;       /* ... nor given back */
     struct vhu_queue_wanted current;
     struct vhu_queue_status actual;
     int fd[QUEUE_FDS];
+    bool call_full;      /* the call fd had no room when it was looked at, or was not yet */
+    uint32_t signals;    /* to the call fd */
     bool kick_watched;
     bool kick_dead;      /* its other end is gone: it will never be kicked again */
     uint32_t since_renewal; /* chains popped since the driver was last told not to kick */
 };
 
-/* queue.c, called by the worker's thread */
 static inline bool queue_is_active(const struct vhu_queue *queue)
 {
-    return queue->ring && queue->current.enabled;
+    return queue->ring && queue->current.enabled && !queue->settling;
 }
 
+/* A counter has one writer, so that it needs no locked addition. */
+static inline void count_more(uint64_t *counter, uint64_t more)
+{
+    store_relaxed(counter, *counter + more);
+}
+
+static inline uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* serve.c */
+
 bool vhu_queue_serve(struct vhu_queue *queue);
+/* Whether a further request could wait for the store. If not, a completion comes first. */
+bool vhu_queue_has_room(const struct vhu_queue *queue);
+/* Start a worker's waiting jobs that need to wait no longer. */
+void vhu_queue_start_waiting(struct vhu_worker *worker);
+/* Go on with a request whose job is done. */
+void vhu_queue_go_on(struct slot *slot);
+/* Show the driver what was pushed, and call it if it wants that. */
+void vhu_queue_publish(struct vhu_queue *queue);
+
+/* queue.c, called by the worker's thread */
+
+/* Whether an fd takes a signal now. */
+bool vhu_queue_takes_signal(int fd);
+/* After jobs were done: show the driver, and do what waited for the last of them. */
+void vhu_queue_settle(struct vhu_queue *queue);
+
 void vhu_queue_apply(struct vhu_queue *queue);
 void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events);
+/* Break the ring if its memory was lost: once nothing is in flight any more. */
+void vhu_queue_check_memory(struct vhu_queue *queue);
 /* The thread is about to forget the queue. */
 void vhu_queue_unwatch(struct vhu_queue *queue);
 /* Let go of everything; the thread does not know the queue any more, or has ended. */
 void vhu_queue_release(struct vhu_queue *queue);
 
 /* worker.c */
+/* As vhu_worker_create, with an engine of the caller's choice, which is taken over. */
+int vhu_worker_create_with(const struct vhu_worker_config *config, struct vhu_io_engine *io,
+                           struct vhu_worker **ret);
 void vhu_worker_attach(struct vhu_worker *worker, struct vhu_queue *queue);
 void vhu_worker_detach(struct vhu_worker *worker, struct vhu_queue *queue);
 /* Make the thread look at its mailboxes. Call it with the lock held. */

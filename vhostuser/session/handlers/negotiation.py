@@ -20,6 +20,8 @@ from vhostuser.session.plan import (
     Plan,
     ReadConfig,
     StopRing,
+    UseFeatures,
+    WriteConfig,
     settled,
 )
 from vhostuser.session.refusal import Refusal
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     Fds = tuple[OwnedFd, ...]
 
 _CONFIG_SPACE = 256
+_MIGRATION = 1
 _RING_FORMAT = (
     VirtioFeatures.VERSION_1
     | VirtioFeatures.RING_PACKED
@@ -84,12 +87,13 @@ def set_features(
             "the format of rings cannot change while one runs: stop it with GET_VRING_BASE first",
         )
     after = replace(state, features=request.features)
+    use = UseFeatures(request.features)
     if VirtioFeatures.PROTOCOL_FEATURES in request.features:
-        return settled(after)
+        return settled(after, use)
     # Without protocol features there is no SET_VRING_ENABLE: every ring is enabled at once.
     vrings = tuple(replace(vring, enabled=True) for vring in state.vrings)
     steps = [EnableRing(index, enabled=True) for index in range(profile.queues)]
-    return settled(replace(after, vrings=vrings), *steps)
+    return settled(replace(after, vrings=vrings), use, *steps)
 
 
 def get_protocol_features(
@@ -165,9 +169,7 @@ def set_status(_profile: DeviceProfile, state: SessionState, request: SetStatus,
 
 def get_config(_profile: DeviceProfile, state: SessionState, request: GetConfig, _fds: Fds) -> Plan:
     """Read the configuration space."""
-    end = request.offset + request.size
-    if end > _CONFIG_SPACE:
-        raise Refusal("offset+size", end, f"the space has {_CONFIG_SPACE} bytes")
+    _require_config(request.offset, request.size)
 
     def settle(results: Sequence[Result]) -> tuple[SessionState, Message]:
         (data,) = results
@@ -177,11 +179,17 @@ def get_config(_profile: DeviceProfile, state: SessionState, request: GetConfig,
     return Plan(steps=(ReadConfig(request.offset, request.size),), settle=settle)
 
 
-def set_config(
-    _profile: DeviceProfile, _state: SessionState, request: SetConfig, _fds: Fds
-) -> Plan:
-    """Refuse: no device here has a field that the driver may write."""
-    raise Refusal("offset", request.offset, "no configuration field is writable")
+def set_config(_profile: DeviceProfile, state: SessionState, request: SetConfig, _fds: Fds) -> Plan:
+    """Write to the configuration space. Which fields can be written is known to the device."""
+    _require_config(request.offset, len(request.data))
+    migration = request.flags == _MIGRATION
+    return settled(state, WriteConfig(request.offset, request.data, migration=migration))
+
+
+def _require_config(offset: int, size: int) -> None:
+    end = offset + size
+    if end > _CONFIG_SPACE:
+        raise Refusal("offset+size", end, f"the space has {_CONFIG_SPACE} bytes")
 
 
 def set_backend_req_fd(

@@ -162,8 +162,9 @@ def _notifier(request: SetVringKick | SetVringCall | SetVringErr, fds: Fds) -> O
     if request.no_fd:
         return None
     kind = kind_of(fds[0])
-    if kind not in {FdKind.EVENTFD, FdKind.PIPE}:
-        raise Refusal("fd", kind.value, "must be an eventfd or a pipe")
+    # What user-mode Linux calls a pipe is a pair of sockets.
+    if kind not in {FdKind.EVENTFD, FdKind.PIPE, FdKind.SOCKET}:
+        raise Refusal("fd", kind.value, "must be an eventfd, a pipe or a socket")
     return fds[0]
 
 

@@ -1,0 +1,264 @@
+"""One run: start the back-end, probe the machine, load it, probe again. Figures or a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from .control import query_rings
+from .errors import RunFailedError
+from .gate import State, state_of
+from .rows import Backend, Client, Metric, Store
+from .serve import DISK_BYTES, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .gate import Gate
+    from .programs import Programs
+    from .rows import Contestant, Load
+    from .serve import Ours, Place, Served
+
+__all__ = ["Bench", "Run", "client_command", "client_figures", "measure", "spinning"]
+
+_WARM_SECONDS = 0.2
+_PATIENCE_SECONDS = 30.0
+_UNDISTURBED_CPU = 0.9
+_BESIDE_INTERRUPTS_CPU = 0.5
+"""What a client that polls has of its processor, at least, unless somebody else takes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one run gave.
+
+    Attributes:
+        contestant: whose run.
+        rate: requests per second.
+        p50_us, p99_us: latency.
+        client_cpu, back_end_cpu: processors kept busy; the back-end's with its start-up's end and
+            its settling, over the time that the client was there.
+        before, after: probes of the machine, in nanoseconds.
+        state: the machine's state, from the probes.
+        counters: of our rings, for each thousand requests.
+    """
+
+    contestant: str
+    rate: float
+    p50_us: float
+    p99_us: float
+    client_cpu: float
+    back_end_cpu: float
+    before: float
+    after: float
+    state: str
+    counters: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, metric: Metric) -> float:
+        """Return one figure."""
+        return self.rate if metric is Metric.RATE else self.p50_us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Everything that a run needs."""
+
+    programs: Programs
+    ours: Ours
+    place: Place
+    gate: Gate
+    seconds: float | None = None
+    """Measuring time that takes the place of each row's own, or None."""
+
+    def seconds_of(self, load: Load) -> float:
+        """Return how long to measure."""
+        return load.seconds if self.seconds is None else self.seconds
+
+    def measuring(self, seconds: float) -> Bench:
+        """Return the same with another measuring time."""
+        return replace(self, seconds=seconds)
+
+    def with_options(self, *options: str) -> Ours:
+        """Return how to start ours with further options."""
+        return replace(self.ours, options=(*self.ours.options, *options))
+
+
+def client_command(bench: Bench, load: Load, served: Served) -> list[str]:
+    """Return the command of the load generator that puts `load` on a back-end."""
+    program = {
+        Client.LIBBLKIO: bench.programs.blk_load,
+        Client.RING: bench.programs.ring_load,
+    }[load.client]
+    command = [*bench.place.pinned(bench.place.client_cpu), str(program)]
+    if bench.place.fifo:
+        command = ["chrt", "-f", "1", *command]
+    for path in served.sockets[: load.disks]:
+        command += ["--socket", str(path)]
+    command += ["--depth", str(load.depth), "--regions", str(load.regions)]
+    command += ["--seconds", str(bench.seconds_of(load)), "--warm", str(_WARM_SECONDS)]
+    flags = {
+        "--write": load.write,
+        "--sleep": not load.poll,
+        "--packed": load.packed,
+        "--indirect": load.indirect,
+    }
+    return command + [flag for flag, wanted in flags.items() if wanted]
+
+
+def _figures(command: list[str], what: str) -> dict[str, float]:
+    """Run a load generator; return the JSON that it printed.
+
+    Raises:
+        RunFailedError: it failed, hung, or completed nothing.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunFailedError(f"{what}: no end after {_PATIENCE_SECONDS:.0f} s") from error
+    if done.returncode:
+        raise RunFailedError(f"{what}: status {done.returncode}: {done.stderr.strip()}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    if figures["errors"] or not figures["rate"] > 0:
+        raise RunFailedError(f"{what}: {figures}")
+    return figures
+
+
+def client_figures(bench: Bench, load: Load, served: Served) -> dict[str, float]:
+    """Put `load` on a back-end and return what the client says of it.
+
+    Raises:
+        RunFailedError: the client failed, or nothing was completed.
+    """
+    return _figures(client_command(bench, load, served), "client")
+
+
+def measure(bench: Bench, contestant: Contestant) -> Run:
+    """Measure one contestant once.
+
+    Raises:
+        RunFailedError: the back-end or the client failed, or nothing was completed.
+        BenchError: the machine's state cannot be told.
+    """
+    if contestant.backend is Backend.RAW:
+        return _measure_raw(bench, contestant)
+    load = contestant.load
+    with serving(contestant, bench.programs, bench.ours, bench.place) as served:
+        before = bench.gate.before()
+        if bench.place.fifo:
+            served.first()
+        cpu, switches, start = served.cpu_seconds(), served.context_switches(), time.monotonic()
+        figures = _figures(client_command(bench, load, served), contestant.name)
+        elapsed, used = time.monotonic() - start, served.cpu_seconds() - cpu
+        switched = served.context_switches() - switches
+        after = bench.gate.probe()
+        counters = _counters(served, switched) if contestant.backend is Backend.OURS else {}
+    return Run(
+        contestant=contestant.name,
+        rate=figures["rate"],
+        p50_us=figures["p50_us"],
+        p99_us=figures["p99_us"],
+        client_cpu=figures["client_cpu"],
+        back_end_cpu=round(used / elapsed, 3),
+        before=before,
+        after=after,
+        state=_state(load, figures["client_cpu"], before, after).value,
+        counters=counters,
+    )
+
+
+def _state(load: Load, client_cpu: float, before: float, after: float) -> State:
+    # a disk's interrupts may come to the client's processor, whoever the back-end is
+    enough = _UNDISTURBED_CPU if load.store in {Store.NULL, Store.SHM} else _BESIDE_INTERRUPTS_CPU
+    if load.poll and client_cpu < enough:
+        return State.DISTURBED
+    return state_of(before, after)
+
+
+def _counters(served: Served, switches: int) -> dict[str, float]:
+    """Return what serving a thousand requests took; the engine counts from its start on."""
+    assert served.control is not None
+    rings = query_rings(served.control)
+    requests = sum(ring["requests"] for ring in rings)
+    if not requests:
+        raise RunFailedError("the control socket knows of no request")
+    totals = {name: sum(ring[name] for ring in rings) for name in ("kicks", "calls")}
+    totals["sleeps"] = switches
+    return {name: round(1000 * total / requests, 3) for name, total in totals.items()}
+
+
+@contextlib.contextmanager
+def spinning(place: Place) -> Iterator[None]:
+    """Keep the client's processor busy for the length of the block."""
+    command = [*place.pinned(place.client_cpu), sys.executable, "-c", "while True: pass"]
+    spinner = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        spinner.kill()
+        spinner.wait()
+
+
+def _measure_raw(bench: Bench, contestant: Contestant) -> Run:
+    """Measure the file without vhost-user: fio where our back-end would be."""
+    load = contestant.load
+    before = bench.gate.before()
+    with spinning(bench.place) if contestant.busy else contextlib.nullcontext():
+        try:
+            done = subprocess.run(
+                _fio(bench, load),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_PATIENCE_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RunFailedError(f"fio: no end after {_PATIENCE_SECONDS:.0f} s") from error
+    after = bench.gate.probe()
+    if done.returncode:
+        raise RunFailedError(f"fio: status {done.returncode}: {done.stderr.strip()}")
+    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    side = job["write" if load.write else "read"]
+    if not side["iops"] > 0 or job["error"]:
+        raise RunFailedError(f"fio: {side['iops']} requests a second, error {job['error']}")
+    percentiles = side["clat_ns"]["percentile"]
+    return Run(
+        contestant=contestant.name,
+        rate=side["iops"],
+        p50_us=percentiles["50.000000"] / 1000,
+        p99_us=percentiles["99.000000"] / 1000,
+        client_cpu=0,
+        back_end_cpu=round((job["usr_cpu"] + job["sys_cpu"]) / 100, 3),
+        before=before,
+        after=after,
+        state=state_of(before, after).value,
+    )
+
+
+def _fio(bench: Bench, load: Load) -> list[str]:
+    seconds = max(1, round(bench.seconds_of(load)))
+    return [
+        *(["chrt", "-f", "1"] if bench.place.fifo else []),
+        *bench.place.pinned(bench.place.back_end_cpu),
+        str(bench.programs.fio),
+        "--name=raw",
+        "--output-format=json",
+        "--time_based",
+        f"--runtime={seconds}",
+        f"--ramp_time={int(_WARM_SECONDS * 1000)}ms",
+        f"--rw={'randwrite' if load.write else 'randread'}",
+        "--bs=4096",
+        f"--iodepth={load.depth}",
+        f"--filename={bench.place.image(load.store)}",
+        f"--size={DISK_BYTES}",
+        "--ioengine=io_uring",
+        f"--direct={int(load.store is Store.DIRECT)}",
+        "--norandommap",
+        "--randrepeat=0",
+    ]

@@ -1,0 +1,109 @@
+"""The programs that take part: compiled from ../src, fetched as parts, or the product itself."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from parts.catalogue import CATALOGUE, reason_missing
+
+from .errors import BenchError
+
+__all__ = ["PARTS", "ROOT", "Programs", "build", "version_of"]
+
+ROOT = Path(__file__).resolve().parents[3]
+"""The project's root."""
+
+PARTS = ("libblkio", "qemu-storage-daemon", "fio")
+"""What `make bench` fetches."""
+
+_SOURCES = Path(__file__).resolve().parents[1] / "src"
+_OUT = ROOT / "build" / "bench"
+_FLAGS = ("-std=gnu17", "-O2", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-pthread")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """Where each program lies."""
+
+    pingpong: Path
+    blk_load: Path
+    ring_load: Path
+    ideal: Path
+    peer: Path
+    fio: Path
+
+
+def _part(name: str) -> Path:
+    part = CATALOGUE[name]
+    if not part.is_there():
+        raise BenchError(f"the part {name} is missing ({reason_missing(part)}); run `make bench`")
+    return part.folder
+
+
+def _compile(name: str, sources: tuple[str, ...], *options: str) -> Path:
+    """Compile one program unless it is newer than all that it is made of."""
+    program = _OUT / name
+    libraries = [Path(option) for option in options if option.endswith(".a")]
+    inputs = [*_SOURCES.iterdir(), *libraries]
+    if program.exists() and program.stat().st_mtime > max(p.stat().st_mtime for p in inputs):
+        return program
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        raise BenchError("gcc is not on this machine; `make build` installs it")
+    files = [str(_SOURCES / source) for source in sources]
+    subprocess.run([compiler, *_FLAGS, "-o", str(program), *files, *options], check=True)
+    return program
+
+
+def _engine_library() -> Path:
+    """Make the engine as a static library, for its driver side."""
+    out = _OUT / "engine"
+    library = out / "plain" / "libvhu.a"
+    folder = ROOT / "vhostuser" / "native"
+    command = ["make", "--silent", "-C", str(folder), f"BUILD={out}", str(library)]
+    subprocess.run(command, check=True)
+    return library
+
+
+def build() -> Programs:
+    """Compile what is ours and find what is fetched.
+
+    Raises:
+        BenchError: a part or the compiler is missing.
+        subprocess.CalledProcessError: something does not compile; the compiler has said why.
+    """
+    _OUT.mkdir(parents=True, exist_ok=True)
+    libblkio = _part("libblkio")
+    library = _engine_library()
+    native = ROOT / "vhostuser" / "native"
+    return Programs(
+        pingpong=_compile("pingpong", ("pingpong.c", "load.c")),
+        blk_load=_compile(
+            "blk_load",
+            ("blk_load.c", "load.c"),
+            f"-I{libblkio}/include",
+            f"-L{libblkio}/lib",
+            "-lblkio",
+            f"-Wl,-rpath,{libblkio}/lib",
+        ),
+        ring_load=_compile(
+            "ring_load",
+            ("ring_load.c", "wire.c", "load.c"),
+            f"-I{native}/include",
+            str(library),
+        ),
+        ideal=_compile("ideal", ("ideal.c", "wire.c", "load.c")),
+        peer=_part("qemu-storage-daemon") / "qemu-storage-daemon",
+        fio=_part("fio") / "fio",
+    )
+
+
+def version_of(program: Path) -> str:
+    """Return the version number that a program prints."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout)
+    return found[0] if found else done.stdout.strip()

@@ -1,0 +1,268 @@
+"""Writes docs/benchmarks.md and its picture from results; it measures nothing."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .checks import CHECKS
+from .gate import State
+from .judge import chosen_state, figures_of, judge
+from .rows import ROWS, Backend, Metric
+from .svg import Line, draw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .judge import Figures, Verdict
+    from .results import Results
+    from .rows import Bar, Row
+    from .run import Outcome
+
+__all__ = ["ENOUGH", "picture", "text"]
+
+ENOUGH = 3
+"""Runs of each contestant in one state that make figures of it; five are wanted."""
+
+_NOTES = Path(__file__).resolve().parents[1] / "notes.toml"
+
+_INTRODUCTION = """\
+# Benchmarks
+
+Written by `make bench` from [benchmarks.json](benchmarks.json), which holds every run; do not edit.
+
+The same load generator ran against this back-end and against its peer, QEMU's storage daemon, in
+turns: ours, peer, ours, peer. Ratios compare medians. Where it took part, an *ideal* back-end shows
+what the load generator can reach at all: it gives every request back as it finds it, without a look
+at what was asked.
+
+![How many times faster than the peer](benchmarks.svg)
+"""
+
+_METHOD = """\
+## How it was measured
+
+- One run is a fresh back-end, a fresh client and half a second of measuring (a second for O_DIRECT)
+  after 0.2 s of running in: random requests of 4 KiB, a closed loop of QD requests, one queue of
+  256 descriptors. The back-end has processor 0, the client processor 1.
+- The client uses libblkio and polls, but for the row that says that it sleeps. libblkio knows split
+  rings only: packed rings and indirect descriptors are measured by a client on the engine's own
+  driver side, which also drives split rings, the ideal back-end and the peer for comparison.
+- Peer: one I/O thread, its polling as it comes, io_uring; for O_DIRECT also Linux AIO, and the
+  better one counts. Ours: the defaults of all options.
+- Raw: fio with io_uring on the same file, where the back-end would be. The client's processor is
+  idle then and serves the disk's interrupts; "raw, busy" keeps it as busy as a client that polls.
+- Virtual processors were seen to be near each other (a cache line there and back in less than
+  170 ns) or far (above 250 ns), changing every few seconds. A probe stands before and after each
+  run. Runs count where both say near; if the machine was hardly ever near, those where both say
+  far; the others are dropped. Where it was hardly ever either, all count, and the state reads
+  "changing": such ratios are worth little. State and dropped runs stand with the figures. Rows of
+  O_DIRECT are not gated: a disk is far slower than that. Nowhere counts a run in which the client,
+  which polls, had less than nine tenths of its processor (half of it, where the disk interrupts
+  it): somebody else was at work.
+- A run that crashed, ended with an error or completed nothing makes `make bench` fail; it is no
+  figure.
+- "Cost" compares time per request (one divided by the rate); "worst to best" sets the extremes
+  against each other: the slowest run of one against the fastest of the other.
+- Control plane: the front-end is the project's own and plays QEMU's messages with two queues.
+"""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _rate(value: float) -> str:
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
+
+
+def _value(value: float, metric: Metric) -> str:
+    return f"{_rate(value)}/s" if metric is Metric.RATE else f"{value:.2f} µs"
+
+
+def _figures(outcome: Outcome) -> tuple[State | None, dict[str, Figures]]:
+    state = chosen_state(outcome.row, outcome.runs, ENOUGH)
+    return state, figures_of(outcome.row, outcome.runs, state)
+
+
+def _verdicts(results: Results) -> Iterator[tuple[Row, dict[str, Figures], Verdict]]:
+    for row in ROWS:
+        if row.name in results.rows:
+            _, figures = _figures(results.rows[row.name])
+            for bar in row.bars:
+                verdict = judge(bar, figures)
+                if verdict is not None:
+                    yield row, figures, verdict
+
+
+def _limit(bar: Bar) -> str:
+    return f"≥ {bar.least:g}" if bar.least is not None else f"≤ {bar.most:g}"
+
+
+def _met(*, met: bool) -> str:
+    return "yes" if met else "**no**"
+
+
+def _promise_row(row: Row, figures: dict[str, Figures], verdict: Verdict) -> Sequence[str]:
+    bar = verdict.bar
+    ours = _value(figures[bar.of].median(bar.metric), bar.metric)
+    if not verdict.against:
+        ratio, spread, against = "", "", ""
+    else:
+        theirs = _value(figures[verdict.against].median(bar.metric), bar.metric)
+        against = f"{verdict.against}: {theirs}"
+        ratio = f"{verdict.value:.2f}{' cost' if bar.cost else ''}"
+        spread = f"{verdict.worst:.2f} to {verdict.best:.2f}"
+    who = ours if bar.of == "ours" else f"{bar.of}: {ours}"
+    return row.title, who, against, ratio, spread, _limit(bar), _met(met=verdict.met)
+
+
+def _promises(results: Results) -> Iterator[str]:
+    yield "## What was promised\n"
+    head = ("workload", "ours", "compared with", "ratio", "worst to best", "promised", "kept")
+    yield _table(head, (_promise_row(*found) for found in _verdicts(results)))
+    plane = ("control plane", "median", "smallest to largest", "promised", "kept")
+    yield _table(plane, _check_rows(results))
+
+
+def _check_rows(results: Results) -> Iterator[Sequence[str]]:
+    for check in CHECKS:
+        outcome = results.checks.get(check.name)
+        if outcome is not None and outcome.values:
+            yield (
+                check.title,
+                f"{outcome.median:.2f} {check.unit}",
+                f"{min(outcome.values):.2f} to {max(outcome.values):.2f}",
+                f"≤ {check.most:g} {check.unit}",
+                _met(met=outcome.met),
+            )
+
+
+def _missed(results: Results) -> Iterator[str]:
+    rows = [row.name for row, _, verdict in _verdicts(results) if not verdict.met]
+    checks = [o.check.name for o in results.checks.values() if o.values and not o.met]
+    names = list(dict.fromkeys([*rows, *checks]))
+    if not names:
+        return
+    notes = tomllib.loads(_NOTES.read_text()) if _NOTES.is_file() else {}
+    yield "## What was missed, and why\n"
+    for name in names:
+        yield f"- `{name}`: {notes.get(name, 'not explained yet.').strip()}"
+    yield ""
+
+
+def _group_tables(results: Results) -> Iterator[str]:
+    yield "## All figures\n"
+    yield (
+        "Requests per second (smallest to largest), latency, processors kept busy by client and "
+        "back-end, and what a thousand requests cost our back-end in kicks received, calls sent "
+        "and times that a thread slept; setting up included.\n"
+    )
+    head = (
+        *("workload", "who", "requests/s", "p50, p99", "busy", "kicks, calls, sleeps"),
+        *("runs", "state"),
+    )
+    for group in dict.fromkeys(row.group for row in ROWS):
+        rows = [row for row in ROWS if row.group == group and row.name in results.rows]
+        if rows:
+            yield f"### {group}\n"
+            yield _table(head, (line for row in rows for line in _lines(results.rows[row.name])))
+
+
+def _lines(outcome: Outcome) -> Iterator[Sequence[str]]:
+    state, figures = _figures(outcome)
+    title = outcome.row.title
+    for name, found in figures.items():
+        low, high = found.extremes(Metric.RATE)
+        p50, p99 = found.latency()
+        client, back_end = found.cpus()
+        counters = found.counters()
+        costs = ", ".join(f"{value:.2g}" for value in counters.values())
+        yield (
+            title,
+            name,
+            f"{_rate(found.median(Metric.RATE))} ({_rate(low)} to {_rate(high)})",
+            f"{p50:.2f}, {p99:.2f} µs",
+            f"{client:.2f}, {back_end:.2f}",
+            costs,
+            f"{len(found.runs)}" + (f" ({found.dropped} dropped)" if found.dropped else ""),
+            _state(outcome, state),
+        )
+        title = ""
+
+
+def _state(outcome: Outcome, state: State | None) -> str:
+    if state is not None:
+        return state.value
+    return "changing" if outcome.row.gated else "any"
+
+
+def _machine(results: Results) -> Iterator[str]:
+    yield "## Machine and versions\n"
+    yield _table(("what", "value"), [*results.machine.items(), *results.versions.items()])
+    days = sorted(set(results.when.values()))
+    yield f"Measured: {', '.join(days)}.\n"
+    states = Counter(run.state for outcome in results.rows.values() for run in outcome.runs)
+    kept = Counter[str]()
+    for outcome in results.rows.values():
+        _, figures = _figures(outcome)
+        kept.update(run.state for found in figures.values() for run in found.runs)
+    told = [f"{states[s.value]} {s.value} ({kept[s.value]} of them count)" for s in State]
+    yield f"All runs by state of the machine: {', '.join(told)}.\n"
+
+
+def text(results: Results) -> str:
+    """Return the page."""
+    parts = [
+        _INTRODUCTION,
+        *_promises(results),
+        *_missed(results),
+        _METHOD,
+        *_machine(results),
+        *_group_tables(results),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _ratio(figures: dict[str, Figures], of: str, over: str, metric: Metric) -> tuple[float, ...]:
+    """Return how many times better `of` is than `over`: by medians, at worst, at best."""
+    value = figures[of].median(metric) / figures[over].median(metric)
+    low, high = figures[of].extremes(metric)
+    their_low, their_high = figures[over].extremes(metric)
+    if metric is Metric.RATE:
+        return value, low / their_high, high / their_low
+    return 1 / value, their_low / high, their_high / low
+
+
+def _chart_line(row: Row, figures: dict[str, Figures], *, met: bool | None) -> Line:
+    peers = [
+        each.name
+        for each in row.contestants
+        if each.backend is Backend.PEER and each.name in figures
+    ]
+    peer = max(peers, key=lambda name: figures[name].median(Metric.RATE))
+    value, low, high = _ratio(figures, "ours", peer, row.metric)
+    ideal = None
+    if "ideal" in figures:
+        ideal = _ratio(figures, "ideal", peer, row.metric)[0]
+    promise = next((bar.least for bar in row.bars if "peer" in bar.over), None)
+    label = row.title + (", latency" if row.metric is Metric.P50 else "")
+    return Line(label=label, value=value, low=low, high=high, promise=promise, ideal=ideal, met=met)
+
+
+def picture(results: Results) -> str:
+    """Return the SVG: ours against the peer, workload by workload."""
+    met: dict[str, bool] = {}
+    for row, _, verdict in _verdicts(results):
+        met[row.name] = met.get(row.name, True) and verdict.met
+    lines = []
+    for row in ROWS:
+        if row.name in results.rows:
+            _, figures = _figures(results.rows[row.name])
+            if {"ours", "peer"} <= figures.keys():
+                lines.append(_chart_line(row, figures, met=met.get(row.name)))
+    explanation = "Ratios of medians. Green: every promise kept; red: not; blue: nothing promised."
+    return draw("How many times faster than qemu-storage-daemon", explanation, lines)

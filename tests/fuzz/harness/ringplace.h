@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A ring in an arena, chosen by an input: shape, position, and where its areas lie. What the
+ * targets of both sides of a ring share.
+ */
+#ifndef RINGPLACE_H
+#define RINGPLACE_H
+
+#include "arena.h"
+#include "input.h"
+#include "layout.h"
+
+struct ringplace {
+    struct arena *arena;
+    int which; /* the snapshot that the ring uses */
+    bool packed;
+    uint32_t num;
+    uint64_t gpa[3];
+    uint32_t offset[3]; /* of each area in the arena's file */
+    uint32_t size[3];
+    struct vhu_ring_config config;
+};
+
+/* Decode a place from the front of `input` and reset its arena. False: no such ring fits there. */
+bool ringplace_take(struct input *input, struct ringplace *ret);
+/* The areas' host addresses in snapshot `which`; false: they do not lie in it. */
+bool ringplace_enter(struct ringplace *place, int which);
+
+/* Addresses and lengths as a hostile peer picks them: edges of regions, the ring itself, all. */
+uint64_t take_address(struct input *input, const struct ringplace *place);
+uint32_t take_length(struct input *input, const struct ringplace *place, uint64_t address);
+/* A buffer: mostly one that lies in a region, else as above. */
+struct desc take_buffer(struct input *input, const struct ringplace *place, uint32_t *ret_length);
+
+/* Write what the peer writes; where no memory is, nothing happens. */
+void ringplace_write(const struct ringplace *place, uint64_t gpa, const void *bytes, uint32_t size);
+void ringplace_write_u16(const struct ringplace *place, uint64_t gpa, uint16_t value);
+
+#endif

@@ -1,0 +1,105 @@
+"""Two disks of one process, one of them attacked: the other is served as if nothing were.
+
+How fast it is meanwhile is measured by the benchmarks; here every request has its data, and nothing
+of the attack is left in the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import hostile_load
+import pytest
+import trio
+
+from vhostuser.disks import DiskConfig, DiskSet
+from vhostuser.frontend import BlockDriver, FrontendClient, GuestMemory
+from vhostuser.testing import held
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+MIB = 1 << 20
+REQUESTS = 500
+SECONDS = 90
+
+
+@contextlib.asynccontextmanager
+async def disk_at(path: Path) -> AsyncIterator[BlockDriver]:
+    """A good front-end's disk."""
+    with GuestMemory() as memory:
+        async with FrontendClient.connect(path, memory) as client:
+            await client.negotiate()
+            client.setup_queue(0)
+            await client.start()
+            yield BlockDriver([client.queues[0]])
+
+
+@contextlib.asynccontextmanager
+async def attacked(path: Path, attack: str) -> AsyncIterator[None]:
+    """The attack is in full swing from the beginning of the block to its end, and did not fail."""
+    command = [sys.executable, hostile_load.__file__, attack, os.fspath(path)]
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    async with process.stdin, process.stdout:
+        try:
+            assert await process.stdout.receive_some() == f"{attack}\n".encode()
+            yield
+            await process.stdin.send_all(b"\n")
+            assert await process.wait() == 0
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def write_and_read(disk: BlockDriver, first: int, count: int) -> None:
+    """Requests that each find what they wrote."""
+    for number in range(first, first + count):
+        data = number.to_bytes(8, "little") * 512
+        await disk.write(number % 1000 * 8, data)
+        assert await disk.read(number % 1000 * 8, len(data)) == data
+
+
+def workers(disks: DiskSet) -> int:
+    """Threads that serve rings."""
+    return len({worker for disk in disks.disks for worker in disk.device.datapath._workers})
+
+
+async def until_left(disks: DiskSet) -> None:
+    while disks.find("bad").server.connection is not None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("attack", hostile_load.ATTACKS)
+async def test_a_disk_is_served_while_another_is_attacked(tmp_path: Path, attack: str) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with trio.fail_after(SECONDS):
+        async with DiskSet.open() as disks:
+            for path in (good, bad):
+                await disks.add(DiskConfig(id=path.name, socket_path=path, memory=8 * MIB))
+            assert workers(disks) == 2
+            async with disk_at(good) as disk:
+                async with disk_at(bad) as other:
+                    await write_and_read(other, 0, 1)
+                await write_and_read(disk, 0, 10)
+                await until_left(disks)
+                before = held()
+                async with attacked(bad, attack):
+                    await write_and_read(disk, 10, REQUESTS)
+                async with disk_at(bad) as other:
+                    assert await other.read(0, 4096) == bytes(4096)
+                await until_left(disks)
+                await write_and_read(disk, 10 + REQUESTS, 10)
+                (statistics,) = disks.find("good").device.datapath.statistics()
+                assert statistics.errors == 0
+                assert statistics.requests == 2 * (REQUESTS + 20)
+                assert not held().more_than(before)

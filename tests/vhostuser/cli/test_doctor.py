@@ -1,0 +1,137 @@
+"""`vhostuser doctor`: each check says what is, and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import resource
+from types import SimpleNamespace
+
+import pytest
+
+from vhostuser.cli import doctor
+from vhostuser.cli.main import main
+
+
+@pytest.fixture
+def proc(monkeypatch):
+    """Stands for files of the kernel."""
+    files = {}
+    monkeypatch.setattr(doctor, "_read", lambda path: files.get(path, ""))
+    return files
+
+
+def only(findings):
+    (finding,) = findings
+    return finding
+
+
+def test_it_prints_a_line_a_check_or_a_list_of_objects(tmp_path, capsys):
+    status = main(["doctor", "--socket-folder", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert main(["doctor", "--json", "--socket-folder", str(tmp_path)]) == status
+    entries = json.loads(capsys.readouterr().out)
+    assert len(lines) == len(entries)
+    assert status == any(entry["status"] == "warn" for entry in entries)
+    for line, entry in zip(lines, entries, strict=True):
+        assert line.startswith(f"{entry['status']:4} {entry['name']}: ")
+        assert entry["status"] == "ok" or entry["advice"]
+    assert {"kernel", "io_uring", "open files", "vhostuser.native._engine from"} <= {
+        entry["name"] for entry in entries
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "files", "value"),
+    [
+        (0, {}, "available"),
+        (errno.EPERM, {"/proc/sys/kernel/io_uring_disabled": "2"}, "sysctl kernel.io_uring_disabl"),
+        (errno.EPERM, {"/proc/sys/kernel/io_uring_disabled": "0"}, "a seccomp filter or security"),
+        (errno.ENOSYS, {"/proc/self/status": "Seccomp:\t2"}, "or a seccomp filter hides it"),
+        (errno.ENOSYS, {}, "the kernel has none"),
+        (errno.ENOMEM, {}, "Cannot allocate memory"),
+    ],
+)
+def test_it_says_why_io_uring_is_refused(monkeypatch, proc, error, files, value):
+    monkeypatch.setattr(doctor, "_try_io_uring", lambda: error)
+    proc |= files
+    monkeypatch.setattr(doctor, "_engine_knows_io_uring", lambda: True)
+    found = only(doctor._io_uring())
+    assert value in found.value
+    assert found.status == ("warn" if error else "ok")
+
+
+@pytest.mark.parametrize(("known", "status"), [(True, "ok"), (False, "warn")])
+def test_it_warns_of_an_engine_without_io_uring(monkeypatch, known, status):
+    monkeypatch.setattr(doctor, "_try_io_uring", lambda: 0)
+    monkeypatch.setattr(doctor, "_engine_knows_io_uring", lambda: known)
+    found = only(doctor._io_uring())
+    assert (found.status, "liburing-dev" in found.advice) == (status, not known)
+
+
+def test_it_asks_the_engine_itself(monkeypatch):
+    answers = iter([0, -errno.EPERM, -errno.ENOSYS])
+    engine = SimpleNamespace(vhu_io_uring_probe=answers.__next__)
+    monkeypatch.setattr(doctor, "lib", engine)
+    assert [doctor._engine_knows_io_uring() for _ in range(3)] == [True, True, False]
+
+
+def test_it_tells_whether_there_are_huge_pages(proc):
+    proc["/proc/meminfo"] = "HugePages_Total:       0\nHugePages_Free:        0\n"
+    assert only(doctor._huge_pages()).status == "note"
+    proc["/proc/meminfo"] = "HugePages_Total: 8\nHugePages_Free: 3\nHugepagesize: 2048 kB\n"
+    assert only(doctor._huge_pages()).value == "8 of 2048 kB, 3 free"
+
+
+@pytest.mark.parametrize(("most", "status"), [(1024, "warn"), (4096, "ok"), (-1, "ok")])
+def test_it_warns_of_too_few_open_files(monkeypatch, most, status):
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (0, most))
+    files, _ = doctor._limits()
+    assert files.status == status
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "value"),
+    [
+        (None, "note", "none"),
+        ("", "note", "is empty"),
+        ("[]", "warn", "makes no sense"),
+        ("{", "warn", "makes no sense"),
+        ('{"binary": "/no/such/binary"}', "warn", "names /no/such/binary, not there"),
+        ('{"binary": "/bin/sh"}', "ok", "50-vhostuser-blk.json"),
+    ],
+)
+def test_it_looks_at_the_discovery_file(tmp_path, monkeypatch, text, status, value):
+    monkeypatch.setattr(doctor, "discovery_folders", lambda: (tmp_path / "none", tmp_path))
+    if text is not None:
+        (tmp_path / doctor.DISCOVERY_FILE).write_text(text)
+    found = only(doctor._discovery())
+    assert found.status == status
+    assert value in found.value
+
+
+def test_it_tries_a_socket_where_disks_shall_have_theirs(tmp_path):
+    assert only(doctor._socket_folder(tmp_path)).status == "ok"
+    found = only(doctor._socket_folder(tmp_path / "missing"))
+    assert (found.status, "make the folder" in found.advice) == ("warn", True)
+
+
+def test_it_tells_a_missing_kvm_from_a_forbidden_one(monkeypatch):
+    answers = iter([True, False])
+    monkeypatch.setattr(os, "access", lambda *_: next(answers))
+    assert [only(doctor._kvm()).status for _ in range(2)] == ["ok", "note"]
+
+
+def test_an_emulator_that_does_not_start_is_a_note(tmp_path, monkeypatch):
+    program = tmp_path / "qemu-system-x86_64"
+    program.write_text("no program")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "does not start" in only(doctor._qemu()).value
+    program.write_text("#!/bin/sh\necho an emulator\n")
+    assert only(doctor._qemu()).value == f"{program}: an emulator"
+    with contextlib.suppress(FileNotFoundError):
+        program.unlink()

@@ -1,0 +1,216 @@
+"""The reference pages of commands, options and the control socket, as text, all from their tables.
+
+`python docs/generate.py` writes them to docs/reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from vhostuser.cli.program import make_parser
+from vhostuser.disks import DiskConfig, ProgramConfig, Source, options
+from vhostuser.disks.kinds import Flag
+from vhostuser.monitor.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vhostuser.disks import Option, OptionTable
+
+__all__ = ["commands_page", "control_page", "options_page"]
+
+_COMMANDS = """\
+# Commands
+
+Generated from the parser of the command line by `python docs/generate.py`; do not edit.
+
+`vhostuser COMMAND --help` prints the same. The exit status is 0, 1 after an error (which is
+printed), 2 for a wrong command line, or 130 when the keyboard interrupted a command.
+`vhostuser-blk` is `vhostuser blk` under the name that the conventions for back-ends want. Other
+packages bring commands by the entry-point group `vhostuser.commands`.
+"""
+
+_OPTIONS = """\
+# Options
+
+Generated from the tables in `vhostuser.disks.config` by `python docs/generate.py`; do not edit.
+
+A disk has the same options wherever it is described: on the command line of `vhostuser blk`, as
+keys of a `[[disk]]` table in the file of `--config`, and as arguments of `disk-add` on the
+[control socket](control-socket.md).
+
+```console
+$ vhostuser blk --socket-path=/run/vms/root.sock --blk-file=root.img --num-queues=4
+```
+
+```toml
+control = "/run/vms/control.sock"
+
+[[disk]]
+id = "root"
+socket-path = "/run/vms/root.sock"
+blk-file = "root.img"
+num-queues = 4
+```
+
+```json
+{"execute": "disk-add", "arguments": {"id": "root", "socket-path": "/run/vms/root.sock",
+                                      "blk-file": "/images/root.img", "num-queues": 4}}
+```
+
+Relative paths belong to the current folder on the command line, to the folder of the file in a
+file, and are refused on the control socket. In a file a size is a number of bytes or text with a
+unit (`"64M"`), a mode is text (`"0660"`), and what is a flag on the command line is `true` or
+`false`.
+
+`vhostuser blk --config FILE --check` serves nothing and prints a line for each mistake, with file,
+disk, key and what to do. Its exit status is 0 when there is none, else 1. One mistake may hide
+another of the same disk: check again once they are mended.
+"""
+
+_CONTROL = """\
+# Control socket
+
+Generated from the tables in `vhostuser.monitor.commands` by `python docs/generate.py`; do not edit.
+
+`--control PATH` (in a file: `control = "PATH"`) makes a running server listen on a UNIX socket
+(mode 0600) that speaks QMP, the protocol of QEMU's monitor: JSON objects, a greeting,
+`qmp_capabilities` first, then commands. Any QMP client will do, for example the `qemu.qmp`
+package.
+
+```
+← {"QMP": {"version": {"vhostuser": {"major": 0, "minor": 1, "micro": 0}, …}, "capabilities": []}}
+→ {"execute": "qmp_capabilities"}
+← {"return": {}}
+→ {"execute": "query-connections", "id": 1}
+← {"return": [{"id": "disk", "connection": 1, "process": 4711, "device": "block", "state": "idle",
+               "status": 15, "requests": 31, "backend-channel": true}], "id": 1}
+→ {"execute": "block-resize", "arguments": {"id": "disk", "size": "2G"}}
+← {"return": {"id": "disk", "size": 2147483648}}
+```
+
+A disk on the command line is called `disk` unless `--id` says otherwise.
+"""
+
+_EVENTS = """\
+| event | when | data |
+|---|---|---|
+| `CONNECTED` | a front-end is served from now on | id, connection |
+| `DISCONNECTED` | it left, or was left | id, connection |
+| `RING_BROKEN` | a ring broke a rule and was stopped | id, connection, ring, rule, value |
+| `DISK_ADDED` | front-ends can connect to a disk | id, size |
+| `DISK_REMOVED` | a disk is served no longer | id, reason: `removed` by command, `ended` as no \
+front-end can come any more, or `failed` |
+| `BLOCK_RESIZED` | a disk has another size | id, size |
+
+A command that does not exist, takes no such argument or cannot be done is answered with an error
+that says what can be; nothing has changed then. A client that sends more than 64 KiB without
+completing a command loses its connection; so does one that does not read its answers, after ten
+seconds. One that reads too slowly misses events.
+"""
+
+_WORDS = {
+    Source.COMMAND_LINE: "command line",
+    Source.FILE: "file",
+    Source.CONTROL: "control socket",
+}
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(
+        f"| {' | '.join(each.replace('|', chr(92) + '|') for each in line)} |\n" for line in lines
+    )
+
+
+def _value(entry: Option) -> str:
+    return "" if isinstance(entry.kind, Flag) else entry.kind.wanted.rstrip(",")
+
+
+def _where(entry: Option) -> str:
+    missing = [_WORDS[each] for each in Source if each not in entry.sources]
+    required = [_WORDS[each] for each in Source if each in entry.required]
+    notes = [f"; not on the {each}" for each in missing]
+    notes += [f"; required in {' and '.join(required)}"] if required else []
+    return "".join(notes)
+
+
+def _default(entry: Option) -> str:
+    if isinstance(entry.kind, Flag):
+        return "true" if entry.default is True else "false"
+    return entry.default_in_words
+
+
+def _options(table: type[OptionTable]) -> str:
+    head = ("key", "command line", "value", "default", "meaning")
+    rows = (
+        (
+            f"`{each.name}`",
+            f"`{each.flag}`" if Source.COMMAND_LINE in each.sources else "",
+            _value(each),
+            _default(each),
+            each.help + _where(each),
+        )
+        for each in options(table)
+    )
+    return _table(head, rows)
+
+
+def commands_page() -> str:
+    """Return the page of all commands, with those of their options that are in no table."""
+    parts = [_COMMANDS]
+    for action in make_parser()._actions:  # noqa: SLF001 - argparse has no other way to look
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            parts += [_command(name, parser) for name, parser in action.choices.items()]
+    return "\n".join(parts)
+
+
+def _command(name: str, parser: argparse.ArgumentParser) -> str:
+    summary = parser.description or ""
+    table = _table(("option", "meaning"), _flags(parser))
+    more = (
+        "\nAnd the [options](options.md) of a disk and of the program.\n" if name == "blk" else ""
+    )
+    return f"## vhostuser {name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n{table}{more}"
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    tables = {each.attribute for table in (DiskConfig, ProgramConfig) for each in options(table)}
+    for action in parser._actions:  # noqa: SLF001
+        if action.dest not in tables and action.dest != "help":
+            value = f"={action.metavar}" if action.metavar else ""
+            flags = ", ".join(f"`{flag}{value}`" for flag in action.option_strings)
+            yield flags, action.help or ""
+
+
+def options_page() -> str:
+    """Return the page of all options."""
+    groups: dict[str, list[str]] = {}
+    for each in options(DiskConfig):
+        if each.group:
+            groups.setdefault(each.group, []).append(f"`{each.name}`")
+    exclusive = "; ".join(", ".join(names) for names in groups.values())
+    return "\n".join(
+        [
+            _OPTIONS,
+            "## Of a disk\n",
+            _options(DiskConfig),
+            f"At most one each of: {exclusive}.\n",
+            "## Of the program\n",
+            _options(ProgramConfig),
+        ]
+    )
+
+
+def control_page() -> str:
+    """Return the page of commands and events."""
+    rows = [(f"`{name}`", _arguments(row.arguments), row.returns) for name, row in COMMANDS.items()]
+    rows.append(("`quit`", "", "nothing; the server ends as after SIGTERM"))
+    return "\n".join([_CONTROL, _table(("command", "arguments", "returns"), rows), _EVENTS])
+
+
+def _arguments(table: type[OptionTable]) -> str:
+    if table is DiskConfig:
+        return "those of a [disk](options.md)"
+    return "; ".join(f"`{each.name}`: {each.help}" for each in options(table, Source.CONTROL))

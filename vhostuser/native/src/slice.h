@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A list of guest buffers that is consumed from its front.
+ */
+#ifndef VHU_SLICE_H
+#define VHU_SLICE_H
+
+#include <stdint.h>
+#include <string.h>
+#include <sys/uio.h>
+
+struct slice {
+    struct iovec *iov;
+    uint32_t count;
+    uint64_t bytes;
+};
+
+static inline void slice_skip(struct slice *slice, uint64_t bytes)
+{
+    slice->bytes -= bytes;
+    while (slice->count > 0 && bytes >= slice->iov->iov_len) {
+        bytes -= slice->iov->iov_len;
+        slice->iov++;
+        slice->count--;
+    }
+    if (bytes > 0) {
+        slice->iov->iov_base = (uint8_t *)slice->iov->iov_base + bytes;
+        slice->iov->iov_len -= bytes;
+    }
+}
+
+/* Take `bytes`, which the slice must have, off its front into `copy`. The barrier keeps the
+ * compiler from going back to the guest's bytes. */
+static inline void slice_take(struct slice *slice, void *copy, uint64_t bytes)
+{
+    uint8_t *to = copy;
+
+    while (bytes > 0) {
+        uint64_t piece = slice->iov->iov_len < bytes ? slice->iov->iov_len : bytes;
+
+        memcpy(to, slice->iov->iov_base, piece);
+        slice_skip(slice, piece);
+        to += piece;
+        bytes -= piece;
+    }
+    __asm__ volatile("" : : "r"(copy) : "memory");
+}
+
+#endif
