@@ -6,16 +6,36 @@ for each kind is in docs/decisions/0004.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["RequestError", "StoreError", "UsageError", "WorkerStuckError", "leaves"]
+__all__ = [
+    "AcceleratorError",
+    "RequestError",
+    "StoreError",
+    "UsageError",
+    "WorkerStuckError",
+    "leaves",
+]
 
 
 class UsageError(Exception):
     """What was asked for on the command line cannot be done; the text says what can."""
+
+
+class AcceleratorError(OSError):
+    """An accelerator cannot do what was asked of it, or is gone; the text says which.
+
+    Args:
+        text: one line for the user.
+        number: the errno.
+    """
+
+    def __init__(self, text: str, number: int = errno.EIO) -> None:
+        super().__init__(number, text)
 
 
 class StoreError(OSError):

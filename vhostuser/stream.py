@@ -9,6 +9,7 @@ Specification: "Communication", ancillary data.
 from __future__ import annotations
 
 import array
+import os
 import socket
 from typing import TYPE_CHECKING, cast
 
@@ -20,12 +21,40 @@ from vhostuser.fds import OwnedFd
 if TYPE_CHECKING:
     from protocol.vhost_user import Outgoing
 
-__all__ = ["MessageStream"]
+__all__ = ["MessageStream", "connect_unix"]
 
 _MOST_FDS = 253
 """What the kernel passes at most in one message (SCM_MAX_FD); room for all, so that none is cut
 off."""
 _ANCILLARY_SPACE = socket.CMSG_SPACE(_MOST_FDS * 4)
+
+
+_BACKLOG_FULL_SECONDS = 0.01
+
+
+async def connect_unix(path: str | os.PathLike[str]) -> trio.socket.SocketType:
+    """Connect to whoever listens at `path`, waiting for a place in their backlog.
+
+    Cancellable. The socket is the caller's.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)  # noqa: FBT003 - no keyword
+        try:
+            # Not trio's connect: it takes the answer of a full backlog for a connection under way.
+            sock.connect(os.fspath(path))
+            await trio.lowlevel.checkpoint()
+        except BlockingIOError:
+            sock.close()
+            await trio.sleep(_BACKLOG_FULL_SECONDS)
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return trio.socket.from_stdlib_socket(sock)
 
 
 class MessageStream:

@@ -71,7 +71,7 @@ class GuardedMemory:
         ret = ffi.new("struct vhu_mem **")
         natives = ffi.new("struct vhu_region *[]", self._regions)
         check(lib.vhu_mem_create(natives, len(self._regions), ret), "build the memory table")
-        self.snapshot = Snapshot(1, (), ret[0])
+        self.snapshot = Snapshot(1, (), (), ret[0])
         self._hvas = {
             gpa: int(ffi.cast("uintptr_t", lib.vhu_region_hva(region)))
             for gpa, region in zip(sizes, self._regions, strict=True)

@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from protocol.vhost_user import RemoteProtocolError
 from vhostuser.fds import OwnedFd
-from vhostuser.stream import MessageStream
+from vhostuser.stream import MessageStream, connect_unix
 from vhostuser.testing import open_fds
 
 
@@ -72,3 +72,33 @@ async def test_fds_of_a_message_cut_off_by_the_end_are_the_callers(ends):
     data, fds = await stream.receive(8, begun=False)
     assert (data, len(fds)) == (b"abc", 1)
     fds[0].close()
+
+
+async def test_a_place_in_a_full_backlog_is_waited_for(tmp_path, autojump_clock):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen(0)
+        with await connect_unix(path):  # takes the only place
+            async with trio.open_nursery() as nursery:
+                connected = trio.Event()
+
+                async def connect():
+                    with await connect_unix(path) as sock:
+                        await sock.send(b"hello")
+                        connected.set()
+
+                nursery.start_soon(connect)
+                await trio.sleep(1)
+                assert not connected.is_set()
+                listener.accept()[0].close()
+                await connected.wait()
+            with listener.accept()[0] as other:
+                assert other.recv(5) == b"hello"
+
+
+async def test_where_nobody_listens_nothing_is_left(tmp_path):
+    before = open_fds()
+    with pytest.raises(FileNotFoundError):
+        await connect_unix(tmp_path / "socket")
+    assert open_fds() == before

@@ -1,5 +1,16 @@
 """Data paths: the seam and its implementations."""
 
+from vhostuser.datapath.accelerator import (
+    Accelerator,
+    AcceleratorCapabilities,
+    AcceleratorFactory,
+    AcceleratorIdentity,
+    AcceleratorNews,
+    EventfdDoorbell,
+    MappedDoorbell,
+    NotifyArea,
+    QueueAddresses,
+)
 from vhostuser.datapath.interface import (
     Capabilities,
     Datapath,
@@ -14,9 +25,18 @@ from vhostuser.datapath.software import IO_ENGINES, SoftwareDatapath, WorkerOpti
 
 __all__ = [
     "IO_ENGINES",
+    "Accelerator",
+    "AcceleratorCapabilities",
+    "AcceleratorFactory",
+    "AcceleratorIdentity",
+    "AcceleratorNews",
     "Capabilities",
     "Datapath",
     "DatapathEvents",
+    "EventfdDoorbell",
+    "MappedDoorbell",
+    "NotifyArea",
+    "QueueAddresses",
     "RingActual",
     "RingFd",
     "RingStart",

@@ -8,7 +8,6 @@ specification allows, so a back-end that waits for them while we wait for it is 
 from __future__ import annotations
 
 import contextlib
-import socket
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -34,6 +33,7 @@ from vhostuser.frontend.orders import QEMU, Order, Step
 from vhostuser.frontend.queue import DriverQueue
 from vhostuser.frontend.serving import accept_config_change, serve_backend_channel
 from vhostuser.frontend.steps import REQUEST_STEPS, RING_STEPS
+from vhostuser.stream import connect_unix
 
 if TYPE_CHECKING:
     import os
@@ -129,12 +129,7 @@ class FrontendClient:
         Raises:
             OSError: nobody listens there.
         """
-        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            await sock.connect(path)
-        except BaseException:
-            sock.close()
-            raise
+        sock = await connect_unix(path)
         async with cls.over(sock, memory, order=order) as client:
             yield client
 

@@ -25,19 +25,42 @@ if TYPE_CHECKING:
     from vhostuser.fds import OwnedFd
     from vhostuser.native import Pointer
 
-__all__ = ["MAX_SLOTS", "MemoryChange", "MemoryTable", "Snapshot", "same_region"]
+__all__ = [
+    "MAX_SLOTS",
+    "MappedRegion",
+    "MemoryChange",
+    "MemoryTable",
+    "Snapshot",
+    "same_region",
+]
 
 MAX_SLOTS = 509
 """Regions that a table may hold: what libvhost-user and rust-vmm offer, and the kernel's
 default."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MappedRegion:
+    """A region as a device can be given it; valid as long as a snapshot that holds it.
+
+    Attributes:
+        region: as the front-end described it.
+        hva: where it is mapped here.
+        fd: the file that holds it, from `region.offset` on; owned by the table. None unless the
+            table keeps files.
+    """
+
+    region: MemRegion
+    hva: int
+    fd: OwnedFd | None
+
+
 class _Mapping:
     """One mapped region; holds the creator's reference on it."""
 
-    __slots__ = ("native", "region")
+    __slots__ = ("mapped", "native", "region")
 
-    def __init__(self, region: MemRegion, fd: OwnedFd) -> None:
+    def __init__(self, region: MemRegion, fd: OwnedFd, *, keep_file: bool) -> None:
         ret = ffi.new("struct vhu_region **")
         code = lib.vhu_region_map(
             fd.fileno(), region.gpa, region.uva, region.size, region.offset, ret
@@ -58,9 +81,17 @@ class _Mapping:
             )
         self.region = region
         self.native = ret[0]
+        hva = int(ffi.cast("uintptr_t", lib.vhu_region_hva(self.native)))
+        try:
+            self.mapped = MappedRegion(region, hva, fd.duplicate() if keep_file else None)
+        except OSError:
+            lib.vhu_region_unref(self.native)
+            raise
 
     def unmap(self) -> None:
         """Drop the creator's reference; the mapping goes with the last snapshot that holds it."""
+        if self.mapped.fd is not None:
+            self.mapped.fd.close()
         lib.vhu_region_unref(self.native)
         self.native = ffi.NULL
 
@@ -72,13 +103,23 @@ class Snapshot:
     Attributes:
         number: counts up with each change.
         regions: as the front-end described them.
+        mapped: the same as they are mapped here.
         native: the engine's `struct vhu_mem`, which lives as long as this object: somebody may
             still look at a snapshot while a thread commits the next.
     """
 
     number: int
     regions: tuple[MemRegion, ...]
+    mapped: tuple[MappedRegion, ...]
     native: Pointer
+
+    def uva_to_gpa(self, address: Uva, length: int) -> int | None:
+        """Translate a front-end address to the guest's; None unless all of it is in one region."""
+        for region in self.regions:
+            start = address - region.uva
+            if start >= 0 and start + length <= region.size:
+                return region.gpa + start
+        return None
 
     def uva_to_hva(self, address: Uva, length: int) -> int | None:
         """Translate a front-end address to one of ours; None unless all of it is in one region."""
@@ -116,7 +157,8 @@ class MemoryChange:
         natives = ffi.new("struct vhu_region *[]", [mapping.native for mapping in mappings])
         check(lib.vhu_mem_create(natives, len(mappings), ret), "build the memory table")
         regions = tuple(mapping.region for mapping in mappings)
-        self.snapshot = Snapshot(table.snapshot.number + 1, regions, _owned(ret[0]))
+        mapped = tuple(mapping.mapped for mapping in mappings)
+        self.snapshot = Snapshot(table.snapshot.number + 1, regions, mapped, _owned(ret[0]))
 
     def commit(self) -> None:
         """Make the new snapshot the table's; quick."""
@@ -147,13 +189,17 @@ class MemoryTable:
 
     The `prepare_…` methods map memory and may take long: call them in a thread. Only one change may
     be under way at a time.
+
+    Args:
+        keep_files: whether to keep each region's fd, for a device that maps the file itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_files: bool = False) -> None:
+        self._keep_files = keep_files
         ret = ffi.new("struct vhu_mem **")
         check(lib.vhu_mem_create(ffi.NULL, 0, ret), "build the empty memory table")
         self.mappings: tuple[_Mapping, ...] = ()
-        self.snapshot = Snapshot(0, (), _owned(ret[0]))
+        self.snapshot = Snapshot(0, (), (), _owned(ret[0]))
 
     def prepare_replace(self, regions: Sequence[tuple[MemRegion, OwnedFd]]) -> MemoryChange:
         """Map a whole new table (SET_MEM_TABLE).
@@ -191,7 +237,8 @@ class MemoryTable:
     ) -> MemoryChange:
         added: list[_Mapping] = []
         try:
-            added.extend(_Mapping(region, fd) for region, fd in regions)
+            for region, fd in regions:
+                added.append(_Mapping(region, fd, keep_file=self._keep_files))
             return MemoryChange(self, (*kept, *added), tuple(added))
         except OSError:
             for mapping in added:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from vhostuser.errors import UsageError
+from vhostuser.stream import connect_unix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,22 +141,15 @@ class ConnectingEndpoint:
         """
         delay = _SHORTEST_RETRY
         while True:
-            sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                await sock.connect(str(self._path))
+                return await connect_unix(self._path)
             except OSError as error:
-                sock.close()
                 if error.errno is None:  # not the host's refusal, but Python's
                     raise UsageError(f"cannot connect to {self._path}: {error}") from error
                 if delay == _SHORTEST_RETRY:
                     _log.info("waiting for a front-end at %s: %s", self._path, error)
                 await trio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_RETRY)
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return sock
 
     async def another_waits(self) -> None:
         """Never return: whoever listens has only us."""

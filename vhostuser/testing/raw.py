@@ -12,14 +12,14 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import trio
-
 from protocol.vhost_user import Outgoing
-from vhostuser.stream import MessageStream
+from vhostuser.stream import MessageStream, connect_unix
 
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Sequence
+
+    import trio
 
     from vhostuser.fds import OwnedFd
 
@@ -86,8 +86,7 @@ class RawFrontend:
         Raises:
             OSError: nobody listens there.
         """
-        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            await sock.connect(path)
+        with await connect_unix(path) as sock:
             yield cls(sock)
 
     async def send(self, data: bytes, fds: Sequence[OwnedFd] = ()) -> None:
