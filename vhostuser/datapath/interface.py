@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from protocol.vhost_user import Uva
     from protocol.virtio import VirtioFeatures
+    from vhostuser.datapath.accelerator import NotifyArea
     from vhostuser.fds import OwnedFd
     from vhostuser.memory import Snapshot
     from vhostuser.virtqueue import Fault, RingState
@@ -70,6 +71,7 @@ class RingStart:
         driver: front-end address of the driver area (split: available ring).
         device: front-end address of the device area (split: used ring).
         state: where to go on. A split ring's used index is read from guest memory instead.
+        status_follows: whether SET_STATUS will tell when all rings were started.
     """
 
     features: VirtioFeatures
@@ -78,6 +80,7 @@ class RingStart:
     driver: Uva
     device: Uva
     state: RingState
+    status_follows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +119,12 @@ class Capabilities:
     Attributes:
         start_at_state: it can start a ring at a position other than the initial one.
         report_state: it can tell the position of a stopped ring.
+        keeps_files: it needs the file of each region, not only where that is mapped.
     """
 
     start_at_state: bool
     report_state: bool
+    keeps_files: bool = False
 
 
 class DatapathEvents(Protocol):
@@ -127,6 +132,12 @@ class DatapathEvents(Protocol):
 
     def ring_broken(self, index: int, fault: Fault, value: int) -> None:
         """Report that ring `index` broke `fault`'s rule with `value` and was stopped."""
+
+    def ring_failed(self, index: int, reason: str) -> None:
+        """Report that what served ring `index` is gone, and nothing else takes over."""
+
+    def area_ended(self, index: int, reason: str) -> None:
+        """Report that the notify area of ring `index` must not be written to any more."""
 
     def config_changed(self) -> None:
         """Report that the device's configuration space changed."""
@@ -179,6 +190,30 @@ class Datapath(Protocol):
 
     async def set_fd(self, index: int, which: RingFd, fd: OwnedFd | None) -> None:
         """Take over a ring's call, err or kick fd; None for none. The last one wins."""
+
+    async def set_status(self, status: int) -> None:
+        """Learn the device status that the driver has set; DRIVER_OK: every ring was started.
+
+        Raises:
+            OSError: the device does not start.
+        """
+
+    async def notify_area(self, index: int, page_size: int) -> NotifyArea | None:
+        """Return what a driver can write to instead of signalling the kick fd of a started ring.
+
+        It stays usable until the ring is stopped, or `DatapathEvents.area_ended`. None: nothing,
+        or not as long as the ring is not started.
+
+        Args:
+            index: ring.
+            page_size: the host's, bytes.
+        """
+
+    def group(self) -> OwnedFd | None:
+        """Return a duplicate of the VFIO group that serves the rings; None: there is none."""
+
+    async def look(self, index: int) -> None:
+        """Look at ring `index` once, as if it was kicked: a kick may have been lost in a switch."""
 
     async def leave(self) -> None:
         """End of a session: abandon every ring, close its fds, forget its memory.

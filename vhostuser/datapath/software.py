@@ -29,6 +29,7 @@ from vhostuser.virtqueue import Fault, RingState
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from vhostuser.datapath.accelerator import NotifyArea
     from vhostuser.datapath.interface import DatapathEvents
     from vhostuser.fds import OwnedFd
     from vhostuser.memory import Snapshot
@@ -344,6 +345,27 @@ class SoftwareDatapath:
         """Take over a ring's fd. See `Datapath.set_fd`."""
         self._queues[index].set_fd(which, fd)
         await trio.lowlevel.checkpoint()
+
+    async def set_status(self, status: int) -> None:
+        """Do nothing: each ring runs as soon as it is started. See `Datapath.set_status`."""
+        del self, status
+        await trio.lowlevel.checkpoint()
+
+    async def notify_area(self, index: int, page_size: int) -> NotifyArea | None:
+        """Return None: a thread waits for the kick fd. See `Datapath.notify_area`."""
+        del self, index, page_size
+        await trio.lowlevel.checkpoint()
+        return None
+
+    def group(self) -> OwnedFd | None:
+        """Return None: no device is involved. See `Datapath.group`."""
+        del self
+        return None
+
+    async def look(self, index: int) -> None:
+        """Look at a ring once. See `Datapath.look`."""
+        queue = self._queues[index]
+        await self._applied(queue, queue.want())
 
     async def leave(self) -> None:
         """Abandon every ring and forget the session. See `Datapath.leave`."""

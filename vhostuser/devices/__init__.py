@@ -1,6 +1,6 @@
 """Devices: what is served to a front-end."""
 
-from vhostuser.devices.base import Device, DeviceProfile
+from vhostuser.devices.base import Device, DeviceProfile, SizedDevice
 from vhostuser.devices.blk import BlkDevice
 from vhostuser.devices.blk_profile import BLOCK_SIZES, SERIAL_BYTES, BlkOptions
 from vhostuser.devices.block_device import BlockSizes, known_use
@@ -22,6 +22,7 @@ __all__ = [
     "BlockSizes",
     "Device",
     "DeviceProfile",
+    "SizedDevice",
     "Store",
     "default_sector",
     "default_store",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from protocol.virtio import VirtioFeatures
     from vhostuser.datapath import Datapath
 
-__all__ = ["Device", "DeviceProfile"]
+__all__ = ["Device", "DeviceProfile", "SizedDevice"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +50,14 @@ class Device(Protocol):
     def use_features(self, features: VirtioFeatures) -> None:
         """Learn which features the driver has accepted; none: a session has ended."""
 
-    def read_config(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes of the configuration space; zeros beyond its end."""
+    async def read_config(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes of the configuration space; zeros beyond its end.
 
-    def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
+        Raises:
+            OSError: the device is gone.
+        """
+
+    async def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
         """Write to the configuration space.
 
         Args:
@@ -64,3 +68,11 @@ class Device(Protocol):
         Raises:
             RequestError: it cannot be written; nothing has changed.
         """
+
+
+class SizedDevice(Device, Protocol):
+    """A device that holds an amount of data."""
+
+    @property
+    def size(self) -> int:
+        """Capacity in bytes, as front-ends see it."""

@@ -131,8 +131,17 @@ class BlkDevice:
         unknown = bool(self._features) and BlkFeatures.CONFIG_WCE not in self._features
         lib.vhu_blk_set_writeback(self._native, self.writeback or unknown)
 
-    def read_config(self, offset: int, size: int) -> bytes:
+    @property
+    def size(self) -> int:
+        """Capacity in bytes, as front-ends see it."""
+        return self.store.size
+
+    async def read_config(self, offset: int, size: int) -> bytes:
         """Return part of the configuration space; zeros beyond its end. See `Device`."""
+        await trio.lowlevel.checkpoint()
+        return self._config(offset, size)
+
+    def _config(self, offset: int, size: int) -> bytes:
         config = blk_config(
             self.store.size // BLK_SECTOR_SIZE,
             self._blocks,
@@ -141,10 +150,11 @@ class BlkDevice:
         )
         return bytes(config)[offset : offset + size].ljust(size, b"\0")
 
-    def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
+    async def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
         """Switch the write cache: no other field can be written. See `Device`."""
+        await trio.lowlevel.checkpoint()
         new = dict(enumerate(data, start=offset))
-        old = dict(enumerate(self.read_config(offset, len(data)), start=offset))
+        old = dict(enumerate(self._config(offset, len(data)), start=offset))
         writeback = new.pop(BLK_WRITEBACK_OFFSET, None)
         for place, value in new.items():
             if not migration or value != old[place]:

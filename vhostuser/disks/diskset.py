@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from vhostuser.devices import Device
+    from vhostuser.devices import SizedDevice
     from vhostuser.disks.config import DiskConfig
 
     Notify = Callable[[str, Mapping[str, object]], None]
-    OpenDevice = Callable[[DiskConfig], AbstractAsyncContextManager[Device]]
+    OpenDevice = Callable[[DiskConfig], AbstractAsyncContextManager[SizedDevice]]
 
 __all__ = ["Disk", "DiskSet"]
 
@@ -51,7 +51,7 @@ class Disk:
     """
 
     config: DiskConfig
-    device: Device
+    device: SizedDevice
     server: Server
     ended: trio.Event = field(default_factory=trio.Event)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -64,7 +64,7 @@ class Disk:
     @property
     def size(self) -> int:
         """Its capacity in bytes, as front-ends see it."""
-        return int.from_bytes(self.device.read_config(0, 8), "little") * 512
+        return self.device.size
 
     @property
     def removed(self) -> bool:

@@ -23,7 +23,7 @@ from vhostuser.server import ConnectingEndpoint, ListeningEndpoint, bind_unix, e
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, MutableMapping
 
-    from vhostuser.devices import Device, Store
+    from vhostuser.devices import SizedDevice, Store
     from vhostuser.disks.config import DiskConfig
     from vhostuser.server import Endpoint
 
@@ -63,7 +63,7 @@ def open_disk_store(config: DiskConfig) -> Store:
 
 
 @contextlib.asynccontextmanager
-async def open_device(config: DiskConfig) -> AsyncIterator[Device]:
+async def open_device(config: DiskConfig) -> AsyncIterator[SizedDevice]:
     """Have the device of a disk for the length of the block.
 
     Raises:
@@ -115,13 +115,12 @@ def _was_passed(number: int) -> bool:
         return False
 
 
-def describe_disk(config: DiskConfig, device: Device) -> str:
+def describe_disk(config: DiskConfig, device: SizedDevice) -> str:
     """Say in a few words what is served, and where."""
-    size = int.from_bytes(device.read_config(0, 8), "little") * 512
     kind = "read-only disk" if config.read_only else "disk"
     if config.built_in:
         kind = f"built-in {kind} (--blk-file FILE serves an image)"
     count = device.profile.queues
     queues = "1 queue" if count == 1 else f"{count} queues"
     where = config.socket_path or config.connect or "an inherited socket"
-    return f"a {kind} of {size} bytes with {queues} on {where}"
+    return f"a {kind} of {device.size} bytes with {queues} on {where}"

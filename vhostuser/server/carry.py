@@ -86,18 +86,18 @@ class Carrier:
             case OpenBackendChannel(fd):
                 self._open_channel(fd)
             case UseFeatures() | ReadConfig() | WriteConfig():
-                return self._ask_device(step)
+                return await self._ask_device(step)
         return None
 
-    def _ask_device(self, step: UseFeatures | ReadConfig | WriteConfig) -> bytes | None:
+    async def _ask_device(self, step: UseFeatures | ReadConfig | WriteConfig) -> bytes | None:
         """Do what concerns the device itself, not its rings."""
         match step:
             case UseFeatures(features):
                 self._device.use_features(features)
             case ReadConfig(offset, size):
-                return self._device.read_config(offset, size)
+                return await self._device.read_config(offset, size)
             case WriteConfig(offset, data, migration):
-                self._device.write_config(offset, data, migration=migration)
+                await self._device.write_config(offset, data, migration=migration)
         return None
 
     async def _change(self, prepare: Callable[[], MemoryChange]) -> None:

@@ -21,7 +21,7 @@ from vhostuser.fds import OwnedFd
 from vhostuser.virtqueue import RingState
 
 if TYPE_CHECKING:
-    from vhostuser.datapath import DatapathEvents, RingFd, RingStart
+    from vhostuser.datapath import DatapathEvents, NotifyArea, RingFd, RingStart
     from vhostuser.memory import Snapshot
 
 __all__ = ["FakeDatapath", "FakeDevice", "fake_profile"]
@@ -77,6 +77,8 @@ class FakeDatapath:
         fail_memory: raised by the next `prepare_memory`, once.
         fds: the fds that were handed over and not yet replaced.
         events: what `report_to` was given.
+        areas: what `notify_area` returns for a ring, once.
+        vfio_group: what `group` duplicates; the test's.
     """
 
     queues: int = 2
@@ -86,6 +88,8 @@ class FakeDatapath:
     fail_memory: OSError | None = None
     fds: dict[tuple[int, str], OwnedFd] = field(default_factory=dict)
     events: DatapathEvents | None = None
+    areas: dict[int, NotifyArea] = field(default_factory=dict)
+    vfio_group: OwnedFd | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -142,6 +146,26 @@ class FakeDatapath:
         self._take(index, which.value, fd)
         self.calls.append(("set_fd", index, which, fd is not None))
 
+    async def set_status(self, status: int) -> None:
+        """Write down the status."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("set_status", status))
+
+    async def notify_area(self, index: int, page_size: int) -> NotifyArea | None:
+        """Return a page that the test has set, once."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("notify_area", index, page_size))
+        return self.areas.pop(index, None)
+
+    def group(self) -> OwnedFd | None:
+        """Return a duplicate of what the test has set."""
+        return self.vfio_group and self.vfio_group.duplicate()
+
+    async def look(self, index: int) -> None:
+        """Write down the look."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append(("look", index))
+
     async def leave(self) -> None:
         """Close every fd."""
         await trio.lowlevel.checkpoint()
@@ -172,6 +196,7 @@ class FakeDevice:
         config: its configuration space.
         features: what the driver has accepted.
         writable: the bytes of the configuration space that can be written.
+        size: how much data it says that it holds, in bytes.
     """
 
     profile: DeviceProfile = field(default_factory=fake_profile)
@@ -179,17 +204,20 @@ class FakeDevice:
     config: bytes = bytes(range(60))
     features: VirtioFeatures = _NO_FEATURES
     writable: range = range(0)
+    size: int = 512
 
     def use_features(self, features: VirtioFeatures) -> None:
         """Keep what was accepted."""
         self.features = features
 
-    def read_config(self, offset: int, size: int) -> bytes:
+    async def read_config(self, offset: int, size: int) -> bytes:
         """Return part of the configuration space; zeros beyond its end."""
+        await trio.lowlevel.checkpoint()
         return self.config[offset : offset + size].ljust(size, b"\0")
 
-    def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
+    async def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
         """Write where that is allowed; a migration may write everywhere."""
+        await trio.lowlevel.checkpoint()
         end = offset + len(data)
         if not migration and (offset not in self.writable or end > self.writable.stop):
             raise RequestError(errno.EPERM, "the field is read-only", field="offset", value=offset)

@@ -76,10 +76,10 @@ def test_the_boot_program_is_what_an_assembler_makes_of_its_listing(tmp_path):
 async def test_a_device_says_how_large_it_is_and_what_it_can_do():
     options = BlkOptions(queues=3, serial="x")
     async with BlkDevice.open(null_store(1 << 30), options) as device:
-        config = BlkConfig.parse(device.read_config(0, 60))
+        config = BlkConfig.parse(await device.read_config(0, 60))
         assert (config.capacity, config.num_queues) == (1 << 21, 3)
         assert device.profile.queues == 3
-        assert device.read_config(58, 10) == bytes(10)
+        assert await device.read_config(58, 10) == bytes(10)
         assert BlkFeatures.RO not in BlkFeatures(int(device.profile.features))
 
 

@@ -102,7 +102,7 @@ async def test_a_store_of_less_than_a_block_is_refused_and_closed():
 async def test_a_field_is_filled_where_its_feature_is_offered():
     async with BlkDevice.open(memory_store(1 << 20), BlkOptions(queues=2)) as device:
         features = BlkFeatures(int(device.profile.features))
-        it = BlkConfig.parse(device.read_config(0, 60))
+        it = BlkConfig.parse(await device.read_config(0, 60))
     fields = {
         BlkFeatures.SIZE_MAX: it.size_max,
         BlkFeatures.SEG_MAX: it.seg_max,

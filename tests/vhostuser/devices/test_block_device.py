@@ -152,7 +152,7 @@ async def test_a_disk_announces_the_blocks_of_its_device(block_device, tmp_path)
     queue = Path("/sys/block") / block_device.name / "queue"
     logical = int((queue / "logical_block_size").read_text())
     async with BlkDevice.open(open_store(block_device), BlkOptions()) as device:
-        config = BlkConfig.parse(device.read_config(0, 60))
+        config = BlkConfig.parse(await device.read_config(0, 60))
     assert config.capacity == SIZE // 512
     assert config.blk_size == logical
     assert logical << config.physical_block_exp == int((queue / "physical_block_size").read_text())

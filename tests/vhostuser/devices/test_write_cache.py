@@ -135,8 +135,8 @@ async def test_a_choice_outlives_a_session_for_whoever_may_still_believe_in_it(
 )
 async def test_a_driver_that_chooses_but_cannot_flush_finds_the_cache_off(features, shown):
     async with BlkDevice.open(null_store(1 << 20), BlkOptions()) as device:
-        assert device.read_config(BLK_WRITEBACK_OFFSET, 1) == ON
+        assert await device.read_config(BLK_WRITEBACK_OFFSET, 1) == ON
         device.use_features(VirtioFeatures(int(features)))
-        assert device.read_config(BLK_WRITEBACK_OFFSET, 1) == shown
+        assert await device.read_config(BLK_WRITEBACK_OFFSET, 1) == shown
         device.use_features(VirtioFeatures(0))
-        assert device.read_config(BLK_WRITEBACK_OFFSET, 1) == ON
+        assert await device.read_config(BLK_WRITEBACK_OFFSET, 1) == ON

@@ -217,7 +217,7 @@ async def test_fds_that_come_after_the_first_byte_end_the_connection(served, cap
 
 async def test_a_bug_ends_the_session_with_a_traceback_and_the_server_goes_on(tmp_path, caplog):
     class Buggy(FakeDevice):
-        def read_config(self, offset, size):
+        async def read_config(self, offset, size):
             raise ZeroDivisionError("a bug")
 
     async with serving(tmp_path / "socket", device=Buggy()) as served:
