@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import lzma
 import os
-import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from .clang import make_clang
 from .errors import PartFailedError, UnobtainableError
+from .kernels import make_guest_files
 from .private_apt import PrivateApt
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ __all__ = ["CATALOGUE", "Part", "is_excused", "obtain", "parts_folder", "reason_
 _EXCUSED = "not on this machine: "
 _SUITE = "bookworm"
 _NEWER_SUITE = "trixie"
-_GUEST_MODULES = ("virtio_pci", "virtio_blk")
+_NEWEST_SUITE = "forky"
 _RUNNER = """\
 #!/bin/sh
 # Runs the unpacked QEMU with its own loader, libraries, modules and firmware.
@@ -105,13 +104,20 @@ def _newer_apt() -> PrivateApt:
     return PrivateApt(parts_folder() / "apt" / _NEWER_SUITE, [_NEWER_SUITE], prefer=_NEWER_SUITE)
 
 
+def _newest_apt() -> PrivateApt:
+    return PrivateApt(parts_folder() / "apt" / _NEWEST_SUITE, [_NEWEST_SUITE], prefer=_NEWEST_SUITE)
+
+
 def _qemu(folder: Path, suite: str) -> None:
     root = folder / "root"
-    _apt().unpack_closure("qemu-system-x86", root, suite=suite)
+    apt = _newest_apt() if suite == _NEWEST_SUITE else _apt()
+    apt.unpack_closure("qemu-system-x86", root, suite=suite)
     share = root / "usr" / "share"
     for path in share.iterdir():
         if path.name not in {"qemu", "seabios"}:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not (root / "lib64").exists():  # newer suites have it below /usr only
+        (root / "lib64").symlink_to("usr/lib64")
     runner = folder / "qemu-system-x86_64"
     runner.write_text(_RUNNER)
     runner.chmod(0o755)
@@ -125,19 +131,19 @@ def _qemu_of_backports(folder: Path) -> None:
     _qemu(folder, f"{_SUITE}-backports")
 
 
+def _qemu_of_testing(folder: Path) -> None:
+    _qemu(folder, _NEWEST_SUITE)
+
+
 def _guest(folder: Path) -> None:
     """Fetch a kernel for clouds and a static busybox; keep the image and the drivers needed."""
-    apt = _apt()
-    kernel = apt.dependency("linux-image-cloud-amd64", "linux-image-")
-    root = folder / "root"
-    apt.unpack([kernel, "busybox-static"], root)
-    shutil.copy(next(root.glob("boot/vmlinuz-*")), folder / "vmlinuz")
-    shutil.copy(next(p for p in root.glob("**/bin/busybox") if p.is_file()), folder / "busybox")
-    modules = folder / "modules"
-    modules.mkdir()
-    for number, (name, image) in enumerate(_with_dependencies(root, _GUEST_MODULES)):
-        (modules / f"{number:02}-{name}.ko").write_bytes(image)
-    shutil.rmtree(root)
+    make_guest_files(folder, _apt(), "linux-image-cloud-amd64", ("virtio_pci", "virtio_blk"))
+
+
+def _vfio_kernel(folder: Path) -> None:
+    """Fetch a kernel that hands devices to user space, with those drivers and the usual ones."""
+    drivers = ("virtio_pci", "virtio_blk", "virtio_net", "vfio_pci", "vfio_iommu_type1")
+    make_guest_files(folder, _apt(), "linux-image-6.12-cloud-amd64", drivers)
 
 
 def _uml(folder: Path) -> None:
@@ -148,27 +154,6 @@ def _uml(folder: Path) -> None:
     (folder / "modules").mkdir()
     shutil.copy(next(root.glob("**/virtio_blk.ko")), folder / "modules" / "00-virtio_blk.ko")
     shutil.rmtree(root)
-
-
-def _with_dependencies(root: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
-    """Return name and image of the modules and what they depend on, in the order of loading."""
-    files = {p.name.split(".ko")[0].replace("-", "_"): p for p in root.glob("**/*.ko*")}
-    done: dict[str, bytes] = {}
-
-    def add(name: str) -> None:
-        if name in done or name not in files:  # not there: it is built into the kernel
-            return
-        image = files[name].read_bytes()
-        if files[name].suffix == ".xz":
-            image = lzma.decompress(image)
-        found = re.search(rb"\0depends=([^\0]*)\0", image)
-        for other in found[1].decode().split(",") if found and found[1] else ():
-            add(other.replace("-", "_"))
-        done[name] = image
-
-    for name in wanted:
-        add(name)
-    return list(done.items())
 
 
 def _libblkio(folder: Path) -> None:
@@ -236,6 +221,17 @@ CATALOGUE: dict[str, Part] = {
         ),
         Part(name="qemu-7", what="QEMU 7.2, with all its libraries", recipe=_qemu_of_the_suite),
         Part(name="qemu-10", what="QEMU 10.0, with all its libraries", recipe=_qemu_of_backports),
+        Part(
+            name="qemu-11",
+            what="QEMU 11, which has vfio-user-pci, with all its libraries",
+            recipe=_qemu_of_testing,
+            for_tests=False,
+        ),
+        Part(
+            name="vfio-kernel",
+            what="a Debian kernel with VFIO, its drivers and a static busybox",
+            recipe=_vfio_kernel,
+        ),
         Part(name="uml", what="user-mode Linux and its driver for disks", recipe=_uml),
         Part(name="libblkio", what="libblkio, library and headers", recipe=_libblkio),
         Part(name="clang", what="clang with libFuzzer, for the fuzz targets", recipe=_clang),
