@@ -1,0 +1,19 @@
+"""vfio-user: devices of other processes by a UNIX socket, and serving devices to others that way."""
+
+from accel.vfio_user.emulated import (
+    MSIX_IRQ,
+    ClientMemory,
+    DmaRange,
+    EmulatedDevice,
+    EmulatedRegion,
+    IoFd,
+)
+
+__all__ = [
+    "MSIX_IRQ",
+    "ClientMemory",
+    "DmaRange",
+    "EmulatedDevice",
+    "EmulatedRegion",
+    "IoFd",
+]
