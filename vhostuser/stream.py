@@ -19,9 +19,11 @@ from protocol.vhost_user import RemoteProtocolError
 from vhostuser.fds import OwnedFd
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from protocol.vhost_user import Outgoing
 
-__all__ = ["MessageStream", "connect_unix"]
+__all__ = ["MessageStream", "connect_unix", "receive_with_fds", "send_with_fds"]
 
 _MOST_FDS = 253
 """What the kernel passes at most in one message (SCM_MAX_FD); room for all, so that none is cut
@@ -55,6 +57,50 @@ async def connect_unix(path: str | os.PathLike[str]) -> trio.socket.SocketType:
             raise
         else:
             return trio.socket.from_stdlib_socket(sock)
+
+
+async def receive_with_fds(
+    sock: trio.socket.SocketType, most: int
+) -> tuple[bytes, list[OwnedFd], bool]:
+    """Read what is there, or wait for it; nothing is lost by cancellation.
+
+    Args:
+        sock: a connected UNIX stream socket.
+        most: bytes to read at most.
+
+    Returns:
+        The bytes, none at the end of the stream; the fds that came along, which are the caller's;
+        and whether those are all that were sent (else there was no room for more here).
+
+    Raises:
+        OSError: the connection was reset.
+    """
+    data, ancillary, flags, _ = await sock.recvmsg(most, _ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC)
+    fds = [
+        OwnedFd(number)
+        for level, kind, payload in ancillary
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+        for number in array.array("i", payload[: len(payload) - len(payload) % 4])
+    ]
+    return data, fds, not flags & socket.MSG_CTRUNC
+
+
+async def send_with_fds(
+    sock: trio.socket.SocketType, data: bytes, fds: Sequence[OwnedFd] = ()
+) -> None:
+    """Write all of `data`; the fds ride on its first byte and stay the caller's.
+
+    Cancelled: a part may have been written.
+
+    Raises:
+        OSError: the connection is gone.
+    """
+    numbers = array.array("i", [fd.fileno() for fd in fds])
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
+    rest = memoryview(data)
+    while rest:
+        sent = await sock.sendmsg([rest], rights)
+        rest, rights = rest[sent:], []
 
 
 class MessageStream:
@@ -113,17 +159,9 @@ class MessageStream:
         Returns:
             False at the end of the stream.
         """
-        more, ancillary, flags, _ = await self._socket.recvmsg(
-            wanted - len(data), _ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC
-        )
-        late = [
-            OwnedFd(number)
-            for level, kind, payload in ancillary
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
-            for number in array.array("i", payload[: len(payload) - len(payload) % 4])
-        ]
+        more, late, whole = await receive_with_fds(self._socket, wanted - len(data))
         fds += late
-        if flags & socket.MSG_CTRUNC:
+        if not whole:
             raise RemoteProtocolError(
                 message="header",
                 field="fds",
@@ -151,7 +189,9 @@ class MessageStream:
         """
         try:
             with trio.fail_after(self._seconds):
-                await self._send(outgoing)
+                await send_with_fds(
+                    self._socket, outgoing.data, cast("tuple[OwnedFd, ...]", outgoing.fds)
+                )
         except trio.TooSlowError:
             raise RemoteProtocolError(
                 message="answer",
@@ -160,14 +200,6 @@ class MessageStream:
                 rule=f"the peer must read answers within {self._seconds:g} s",
                 section="Communication",
             ) from None
-
-    async def _send(self, outgoing: Outgoing) -> None:
-        numbers = array.array("i", [cast("OwnedFd", fd).fileno() for fd in outgoing.fds])
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
-        data = memoryview(outgoing.data)
-        while data:
-            sent = await self._socket.sendmsg([data], rights)
-            data, rights = data[sent:], []
 
     def close(self) -> None:
         """Close the socket; a second time does nothing."""
