@@ -1,4 +1,4 @@
-"""vfio-user: devices of other processes by a UNIX socket, and serving devices to others that way."""
+"""vfio-user: devices of other processes by a UNIX socket, and our own for other processes."""
 
 from accel.vfio_user.emulated import (
     MSIX_IRQ,
