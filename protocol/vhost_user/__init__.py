@@ -8,6 +8,9 @@ from protocol.addresses import (
     Iova,
     Uva,
 )
+from protocol.messages import (
+    Closeable,
+)
 from protocol.vhost_user.connection import (
     Connection,
 )
@@ -46,7 +49,6 @@ from protocol.vhost_user.features import (
 )
 from protocol.vhost_user.framing import (
     HEADER_SIZE,
-    Closeable,
     Header,
     Outgoing,
 )

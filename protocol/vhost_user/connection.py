@@ -42,8 +42,9 @@ from protocol.virtio.features import VirtioFeatures
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from protocol.messages import Closeable
     from protocol.vhost_user.dialect import Dialect
-    from protocol.vhost_user.framing import Closeable, Outgoing
+    from protocol.vhost_user.framing import Outgoing
     from protocol.vhost_user.states import DeviceRun, Postcopy, RingState
 
 __all__ = ["Connection"]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from protocol.messages import Closeable
     from protocol.vhost_user.errors import LocalProtocolError
-    from protocol.vhost_user.framing import Closeable, Header
+    from protocol.vhost_user.framing import Header
     from protocol.vhost_user.messages import Message
     from protocol.vhost_user.rows import MessageRow, ReplyRule
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from protocol.vhost_user.errors import LocalProtocolError
+from protocol.errors import LocalProtocolError
 
-__all__ = ["HEADER_SIZE", "REPLY_FLAGS", "VERSION", "Closeable", "Header", "Outgoing", "frame"]
+if TYPE_CHECKING:
+    from protocol.messages import Closeable
+
+__all__ = ["HEADER_SIZE", "REPLY_FLAGS", "VERSION", "Header", "Outgoing", "frame"]
 
 _HEADER = struct.Struct("=III")
 HEADER_SIZE = _HEADER.size
@@ -27,13 +30,6 @@ REPLY_FLAGS = VERSION | _REPLY
 """The flags of every reply, exactly: an echoed need_reply bit is an error to QEMU."""
 
 SECTION = "Header"
-
-
-class Closeable(Protocol):
-    """A file descriptor as an object that somebody owns; the protocol knows no more of it."""
-
-    def close(self) -> None:
-        """Give the descriptor back to the system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
