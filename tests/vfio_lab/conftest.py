@@ -1,0 +1,54 @@
+"""Guests in which the kernel's VFIO hands devices to our programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from lab_guest import SCRIPTS, LabDevice, LabMachine, LabRun
+from lab_image import build_lab_image
+from parts.require import require
+
+from vhostuser.testing.guest import GuestFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["RunLabGuest"]
+
+
+class RunLabGuest(Protocol):
+    """Runs a script of the folder guest in a machine; returns how its checks went."""
+
+    def __call__(
+        self, script: str, *, devices: Sequence[LabDevice], iommu: bool = True
+    ) -> LabRun: ...
+
+
+@pytest.fixture(scope="session")
+def lab_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The initramfs of all lab guests, with every script."""
+    path = tmp_path_factory.mktemp("lab") / "initramfs"
+    files = GuestFiles.in_folder(require("vfio-kernel"))
+    build_lab_image(path, files, sorted(SCRIPTS.glob("*.py")))
+    return path
+
+
+@pytest.fixture(scope="session")
+def lab_guest(lab_image: Path, tmp_path_factory: pytest.TempPathFactory) -> RunLabGuest:
+    """Boots lab guests. One takes many seconds: boot it once for all tests of a script."""
+    qemu = require("qemu-10") / "qemu-system-x86_64"
+
+    def run(script: str, *, devices: Sequence[LabDevice], iommu: bool = True) -> LabRun:
+        machine = LabMachine(
+            qemu=qemu,
+            kernel=require("vfio-kernel") / "vmlinuz",
+            initramfs=lab_image,
+            folder=tmp_path_factory.mktemp("guest"),
+            devices=devices,
+            iommu=iommu,
+        )
+        return machine.run(script)
+
+    return run
