@@ -1,5 +1,7 @@
-"""The driver's side of vhost-user: client, guest memory, driver queues, block driver."""
+"""The driver's side of vhost-user: client, memory, queues, notify areas, block driver."""
 
+from vhostuser.frontend.area_rules import MAX_AREA, hand_over_features
+from vhostuser.frontend.areas import AreaState, NotifyAreas
 from vhostuser.frontend.blk import BLK_DRIVER_FEATURES, BlockDriver, BlockResult
 from vhostuser.frontend.channel import MessageChannel
 from vhostuser.frontend.client import PROTOCOL_FEATURES, TRANSPORT_FEATURES, FrontendClient
@@ -10,32 +12,46 @@ from vhostuser.frontend.errors import (
     RequestRefusedError,
     RingError,
 )
+from vhostuser.frontend.groups import GroupIdentity, VfioGroups, identify_group
+from vhostuser.frontend.hand_over import Host
 from vhostuser.frontend.memory import GuestBuffer, GuestMemory, GuestRegion, RegionLayout
 from vhostuser.frontend.orders import LIBBLKIO, QEMU, VIRTIO_USER, Order, Step
-from vhostuser.frontend.queue import DriverQueue, RingAreas
+from vhostuser.frontend.queue import DriverQueue
+from vhostuser.frontend.ring_areas import RingAreas
+from vhostuser.frontend.ringing import Doorbell, Kicks
 
 __all__ = [
     "BLK_DRIVER_FEATURES",
     "LIBBLKIO",
+    "MAX_AREA",
     "PROTOCOL_FEATURES",
     "QEMU",
     "TRANSPORT_FEATURES",
     "VIRTIO_USER",
+    "AreaState",
     "BackendClosedError",
     "BlockDriver",
     "BlockError",
     "BlockResult",
+    "Doorbell",
     "DriverQueue",
     "FrontendClient",
     "FrontendError",
+    "GroupIdentity",
     "GuestBuffer",
     "GuestMemory",
     "GuestRegion",
+    "Host",
+    "Kicks",
     "MessageChannel",
+    "NotifyAreas",
     "Order",
     "RegionLayout",
     "RequestRefusedError",
     "RingAreas",
     "RingError",
     "Step",
+    "VfioGroups",
+    "hand_over_features",
+    "identify_group",
 ]

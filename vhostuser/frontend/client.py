@@ -24,11 +24,15 @@ from protocol.vhost_user import (
     RemMemReg,
     Role,
     SetConfig,
+    SetMemTable,
     VringState,
 )
 from protocol.virtio import VirtioFeatures
+from vhostuser.frontend.area_map import identify_file
+from vhostuser.frontend.area_rules import hand_over_features
 from vhostuser.frontend.channel import MessageChannel
-from vhostuser.frontend.errors import RequestRefusedError
+from vhostuser.frontend.errors import FrontendError, RequestRefusedError
+from vhostuser.frontend.hand_over import HandOver, Host
 from vhostuser.frontend.orders import QEMU, Order, Step
 from vhostuser.frontend.queue import DriverQueue
 from vhostuser.frontend.serving import accept_config_change, serve_backend_channel
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
     from protocol.vhost_user import Dialect, Message, Reply, Request
     from vhostuser.fds import OwnedFd
+    from vhostuser.frontend.area_map import FileIdentity
     from vhostuser.frontend.memory import GuestMemory, GuestRegion
 
 __all__ = ["PROTOCOL_FEATURES", "TRANSPORT_FEATURES", "FrontendClient"]
@@ -55,6 +60,8 @@ TRANSPORT_FEATURES = (
 
 RING_PACKED and IN_ORDER are understood too."""
 
+_DEFAULT_HOST = Host()
+
 PROTOCOL_FEATURES = (
     ProtocolFeatures.MQ
     | ProtocolFeatures.REPLY_ACK
@@ -64,7 +71,7 @@ PROTOCOL_FEATURES = (
     | ProtocolFeatures.RESET_DEVICE
     | ProtocolFeatures.STATUS
 )
-"""Protocol features that this front-end understands."""
+"""Protocol features that this front-end understands, besides those of a hand-over."""
 
 _BLK_CONFIG_SIZE = 60
 
@@ -85,15 +92,19 @@ class FrontendClient:
         max_mem_slots: how many regions it can take; 8 unless it said.
         config: the device's configuration space, as far as it was asked for.
         config_size: how much of it to ask for, in bytes.
+        areas: notify areas that the back-end handed over, by queue.
+        groups: VFIO groups that it handed over, by queue.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - called by `over` alone
         self,
         channel: MessageChannel,
         memory: GuestMemory,
         nursery: trio.Nursery,
+        *,
         order: Order,
         accept: Callable[[Request], bool],
+        host: Host,
     ) -> None:
         self._channel = channel
         self._nursery = nursery
@@ -113,11 +124,22 @@ class FrontendClient:
         self.max_mem_slots = 8
         self.config = b""
         self.config_size = _BLK_CONFIG_SIZE
+        self._hand_over = HandOver(
+            channel.connection.dialect, self.queues, host, self._is_guest_memory
+        )
+        self.areas = self._hand_over.areas
+        self.groups = self._hand_over.groups
 
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(
-        cls, path: str | os.PathLike[str], memory: GuestMemory, *, order: Order = QEMU
+        cls,
+        path: str | os.PathLike[str],
+        memory: GuestMemory,
+        *,
+        order: Order = QEMU,
+        dialect: Dialect = CURRENT,
+        host: Host = _DEFAULT_HOST,
     ) -> AsyncIterator[FrontendClient]:
         """Connect to a back-end that listens at `path`; disconnect at the end of the block.
 
@@ -125,17 +147,19 @@ class FrontendClient:
             path: the back-end's socket.
             memory: the guest's memory; it must outlive the block.
             order: whose habits to play.
+            dialect: version of the protocol.
+            host: what a hand-over finds on this machine.
 
         Raises:
             OSError: nobody listens there.
         """
         sock = await connect_unix(path)
-        async with cls.over(sock, memory, order=order) as client:
+        async with cls.over(sock, memory, order=order, dialect=dialect, host=host) as client:
             yield client
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def over(
+    async def over(  # noqa: PLR0913 - keyword-only settings of a connection
         cls,
         sock: trio.socket.SocketType,
         memory: GuestMemory,
@@ -143,6 +167,7 @@ class FrontendClient:
         order: Order = QEMU,
         dialect: Dialect = CURRENT,
         accept: Callable[[Request], bool] = accept_config_change,
+        host: Host = _DEFAULT_HOST,
     ) -> AsyncIterator[FrontendClient]:
         """Speak over a connected socket; close it at the end of the block.
 
@@ -153,20 +178,26 @@ class FrontendClient:
             memory: the guest's memory; it must outlive the block.
             order: whose habits to play.
             dialect: version of the protocol.
-            accept: told of each request of the back-end; False: it is refused.
+            accept: told of each request of the back-end that hands nothing over; False: it is
+                refused.
+            host: what a hand-over finds on this machine.
         """
         channel = MessageChannel(sock, Connection(Role.FRONT_END, dialect=dialect))
-        with contextlib.ExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             stack.callback(channel.close)
             async with _background() as nursery:
-                client = cls(channel, memory, nursery, order, accept)
+                client = cls(channel, memory, nursery, order=order, accept=accept, host=host)
                 # Only when no task waits for their fds any more.
-                stack.callback(client._close_queues)
+                stack.push_async_callback(client._close)
                 yield client
 
-    def _close_queues(self) -> None:
+    async def _close(self) -> None:
         for queue in self.queues.values():
             queue.close()
+        await self._hand_over.clear()
+
+    def _is_guest_memory(self, file: FileIdentity) -> bool:
+        return any(identify_file(region.fd) == file for region in self.memory.regions)
 
     @property
     def connection(self) -> Connection:
@@ -188,13 +219,25 @@ class FrontendClient:
             need_reply: whether to ask for an acknowledgement; None: as the order played has it.
 
         Raises:
-            FrontendError: the back-end refused, or closed the connection.
+            FrontendError: the back-end refused, or closed the connection; or the message would make
+                a notify area guest memory.
             ProtocolError: the message, or the reply, breaks the protocol.
         """
         if need_reply is None:
             need_reply = self.order.acknowledge and self.has(ProtocolFeatures.REPLY_ACK)
+        if isinstance(message, AddMemReg | SetMemTable):
+            self._require_no_area(fds)
         async with self._busy:
-            return await self._channel.request(message, fds, need_reply=need_reply)
+            await self._hand_over.before(message)
+            reply = await self._channel.request(message, fds, need_reply=need_reply)
+            await self._hand_over.after(message)
+            return reply
+
+    def _require_no_area(self, files: Sequence[OwnedFd]) -> None:
+        if any(self.areas.holds(identify_file(fd)) for fd in files):
+            raise FrontendError(
+                "a notify area is no guest memory: share a region whose file is none's"
+            )
 
     async def ask(self, message: Message) -> int:
         """Send a message whose reply is a number; return that. Raises as `request`."""
@@ -245,19 +288,22 @@ class FrontendClient:
         self,
         *,
         features: VirtioFeatures = TRANSPORT_FEATURES,
-        protocol_features: ProtocolFeatures = PROTOCOL_FEATURES,
+        protocol_features: ProtocolFeatures | None = None,
         queues: int = 1,
     ) -> None:
         """Play the order up to where the device is known.
 
         Args:
             features: virtio features to take if they are offered.
-            protocol_features: the same for protocol features.
+            protocol_features: the same for protocol features; None: PROTOCOL_FEATURES, and those by
+                which the dialect hands over notify areas.
             queues: rings of which QEMU speaks before it knows them.
 
         Raises:
             FrontendError, ProtocolError: as `request`.
         """
+        if protocol_features is None:
+            protocol_features = PROTOCOL_FEATURES | hand_over_features(self.connection.dialect)
         self.wanted, self.wanted_protocol = features, protocol_features
         # SET_FEATURES may come as late as `start`, but what it will say is known.
         await self._play(self.order.connect, range(queues))
@@ -294,6 +340,8 @@ class FrontendClient:
         packed = VirtioFeatures.RING_PACKED in self.features
         self.bases[index] = self.order.first_packed_base if packed else 0
         self.queues[index] = queue
+        if self.areas.mapped(index):
+            self.areas.attach(index)
         return queue
 
     async def start(self) -> None:
@@ -323,7 +371,17 @@ class FrontendClient:
 
     def serve(self, channel: MessageChannel) -> None:
         """Answer the back-end's requests on `channel` from now on; it is taken over."""
-        self._nursery.start_soon(serve_backend_channel, channel, self._busy, self._accept)
+        self._nursery.start_soon(self._serve, channel)
+
+    async def _serve(self, channel: MessageChannel) -> None:
+        await serve_backend_channel(channel, self._busy, self._take)
+        async with self._busy:
+            await self._hand_over.channel_ended()
+
+    async def _take(self, request: Request) -> bool:
+        if self._hand_over.concerns(request.message):
+            return await self._hand_over.take(request)
+        return self._accept(request)
 
     @staticmethod
     async def _watch_errors(queue: DriverQueue, scope: trio.CancelScope) -> None:

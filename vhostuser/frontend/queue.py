@@ -1,22 +1,22 @@
 """One virtqueue as a driver uses it: areas in guest memory, a driver ring, kick and call.
 
 Chains are made of guest buffers that the caller owns. Any number of tasks may wait for their
-chains: one of
-them waits for the device, the others for that one. Specification: VIRTIO 1.2 §2.7 and §2.8.
+chains: one of them waits for the device, the others for that one. Specification: VIRTIO 1.2 §2.7
+and §2.8.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
 from vhostuser.fds import OwnedFd
 from vhostuser.frontend.errors import RingError
-from vhostuser.native import lib
+from vhostuser.frontend.ring_areas import RingAreas
+from vhostuser.frontend.ringing import Kicks
 from vhostuser.virtqueue import (
     Buffer,
     DriverRing,
@@ -31,47 +31,11 @@ if TYPE_CHECKING:
 
     from protocol.virtio import VirtioFeatures
     from vhostuser.frontend.memory import GuestBuffer, GuestMemory
+    from vhostuser.frontend.ringing import Doorbell
 
-__all__ = ["DriverQueue", "RingAreas"]
+__all__ = ["DriverQueue"]
 
 _DESCRIPTOR_SIZE = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RingAreas:
-    """The three areas of a ring in guest memory.
-
-    Attributes:
-        desc: descriptor area.
-        driver: split: available ring; packed: driver event suppression.
-        device: split: used ring; packed: device event suppression.
-    """
-
-    desc: GuestBuffer
-    driver: GuestBuffer
-    device: GuestBuffer
-
-    @classmethod
-    def allocate(cls, memory: GuestMemory, features: VirtioFeatures, num: int) -> RingAreas:
-        """Take room for a ring of `num` descriptors and clear it.
-
-        Raises:
-            MemoryError: guest memory is full.
-        """
-        areas = []
-        for area in range(3):
-            size = lib.vhu_ring_area_size(int(features), num, area)
-            alignment = lib.vhu_ring_area_alignment(int(features), area)
-            buffer = memory.alloc(size, alignment=alignment)
-            memory.write(buffer.gpa, bytes(size))
-            areas.append(buffer)
-        desc, driver, device = areas
-        return cls(desc=desc, driver=driver, device=device)
-
-    def free(self, memory: GuestMemory) -> None:
-        """Give the room back."""
-        for buffer in (self.desc, self.driver, self.device):
-            memory.free(buffer)
 
 
 def _eventfd() -> OwnedFd:
@@ -88,6 +52,9 @@ class DriverQueue:
         features: negotiated virtio features; they choose the layout.
         indirect_entries: length of the indirect table of each slot; 0: chains are always direct.
         poll: whether to look at the ring again and again instead of waiting for the call fd.
+
+    Attributes:
+        kicks: how often the device was kicked, and how.
 
     Raises:
         MemoryError: guest memory is full.
@@ -113,6 +80,8 @@ class DriverQueue:
         self._tables = self._allocate_tables(indirect_entries)
         self._ring = self._create_ring(indirect_entries)
         self.kick, self.call, self.err = _eventfd(), _eventfd(), _eventfd()
+        self.kicks = Kicks()
+        self._doorbell: Doorbell | None = None
         self._done: dict[int, int] = {}
         self._abandoned: dict[int, Callable[[], None]] = {}
         self._in_flight: set[int] = set()
@@ -189,7 +158,24 @@ class DriverQueue:
         return identity
 
     def notify(self) -> None:
-        """Kick the device."""
+        """Kick the device: by the notify area where there is one, else by the kick fd."""
+        if self._doorbell is not None and self._doorbell.ring(self.index):
+            self.kicks.page += 1
+        else:
+            self.kicks.eventfd += 1
+            self._signal()
+
+    def switch_doorbell(self, doorbell: Doorbell | None) -> None:
+        """Kick by `doorbell` from now on, or by the kick fd again; kick once by that in any case.
+
+        A kick that went the old way while the back-end already looked the new way is made up for.
+        """
+        self._doorbell = doorbell
+        if not self.kick.closed:
+            self.kicks.own += 1
+            self._signal()
+
+    def _signal(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_write(self.kick.fileno(), 1)
 

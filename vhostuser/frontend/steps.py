@@ -89,7 +89,10 @@ async def _open_backend_channel(client: FrontendClient) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with OwnedFd(theirs.detach()) as fd:
         connection = Connection(
-            Role.FRONT_END, Channel.BACK_END, negotiated=client.connection.negotiated
+            Role.FRONT_END,
+            Channel.BACK_END,
+            dialect=client.connection.dialect,
+            negotiated=client.connection.negotiated,
         )
         client.serve(MessageChannel(trio.socket.from_stdlib_socket(ours), connection))
         await client.request(SetBackendReqFd(), [fd])
