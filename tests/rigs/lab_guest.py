@@ -19,11 +19,21 @@ from vhostuser.testing.guest import GuestTimeoutError, run_qemu
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["SECTOR_COUNT", "LabDevice", "LabMachine", "LabRun", "checks_of", "sector"]
+__all__ = [
+    "SCRIPTS",
+    "SECTOR_COUNT",
+    "LabDevice",
+    "LabMachine",
+    "LabRun",
+    "UserDevice",
+    "checks_of",
+    "sector",
+]
 
 SCRIPTS = Path(__file__).parent.parent / "vfio_lab" / "guest"
 SECTOR_COUNT = 4096
 _DEADLINE = 240.0
+_MEMORY = "512M"
 _KERNEL_WORDS = (
     "console=ttyS0 quiet loglevel=4 nokaslr mitigations=off tsc=reliable no_timer_check "
     "random.trust_cpu=on panic=-1"
@@ -62,7 +72,6 @@ class LabDevice:
         on_off = "on" if self.page_per_vq else "off"
         common = f"bus=port{number},disable-legacy=on,iommu_platform=on,packed=on,"
         common += f"page-per-vq={on_off}" + (f",{self.options}" if self.options else "")
-        port = f"pcie-root-port,id=port{number},chassis={number},slot={number}"
         if self.kind == "net":
             # The network answers pings; nothing leaves this machine.
             back = ["-netdev", f"user,id=back{number},restrict=on"]
@@ -72,12 +81,34 @@ class LabDevice:
             image.write_bytes(b"".join(map(sector, range(SECTOR_COUNT))))
             back = ["-drive", f"file={image},if=none,id=back{number},format=raw"]
             front = f"virtio-blk-pci,drive=back{number},num-queues=2,{common}"
-        return ["-device", port, *back, "-device", front]
+        return [*_port(number), *back, "-device", front]
 
     @staticmethod
     def image(number: int, folder: Path) -> Path:
         """Where the disk with this number is on the host."""
         return folder / f"disk{number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserDevice:
+    """A device that another process serves over vfio-user, behind a root port of its own.
+
+    Args:
+        socket: where that process listens.
+    """
+
+    socket: Path
+
+    def arguments(self, number: int, folder: Path) -> list[str]:
+        """Return the QEMU arguments of the device with this number, from 1 on."""
+        del folder
+        address = {"type": "unix", "path": str(self.socket)}
+        words = {"driver": "vfio-user-pci", "bus": f"port{number}", "socket": address}
+        return [*_port(number), "-device", json.dumps(words)]
+
+
+def _port(number: int) -> list[str]:
+    return ["-device", f"pcie-root-port,id=port{number},chassis={number},slot={number}"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +150,16 @@ class LabMachine:
         folder: for images and results; one run's own.
         devices: what it has.
         iommu: whether there is one.
+        cpus: virtual processors.
     """
 
     qemu: Path
     kernel: Path
     initramfs: Path
     folder: Path
-    devices: Sequence[LabDevice]
+    devices: Sequence[LabDevice | UserDevice]
     iommu: bool = True
+    cpus: int = 1
 
     def run(self, script: str) -> LabRun:
         """Run a script to its end. Blocks.
@@ -157,7 +190,10 @@ class LabMachine:
         numbered = enumerate(self.devices, 1)
         return [
             *(str(self.qemu), "-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max"),
-            *("-smp", "1", "-m", "512", "-no-reboot", "-net", "none"),
+            # Devices in other processes can reach memory that is a file.
+            *("-object", f"memory-backend-memfd,id=memory,size={_MEMORY},share=on"),
+            *("-machine", "memory-backend=memory", "-m", _MEMORY, "-smp", str(self.cpus)),
+            *("-no-reboot", "-net", "none"),
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-serial", "stdio", "-serial", f"file:{reports}"),
             *("-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", words),

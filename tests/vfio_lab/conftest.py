@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from lab_guest import SCRIPTS, LabDevice, LabMachine, LabRun
+from lab_guest import SCRIPTS, LabDevice, LabMachine, LabRun, UserDevice
 from lab_image import build_lab_image
 from parts.require import require
 
@@ -18,11 +18,29 @@ if TYPE_CHECKING:
 __all__ = ["RunLabGuest"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lab: takes more than `make test` has (`make test-lab`)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "lab" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("lab")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 class RunLabGuest(Protocol):
     """Runs a script of the folder guest in a machine; returns how its checks went."""
 
     def __call__(
-        self, script: str, *, devices: Sequence[LabDevice], iommu: bool = True
+        self,
+        script: str,
+        *,
+        devices: Sequence[LabDevice | UserDevice],
+        iommu: bool = True,
+        cpus: int = 1,
+        part: str = "qemu-10",
     ) -> LabRun: ...
 
 
@@ -38,16 +56,23 @@ def lab_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lab_guest(lab_image: Path, tmp_path_factory: pytest.TempPathFactory) -> RunLabGuest:
     """Boots lab guests. One takes many seconds: boot it once for all tests of a script."""
-    qemu = require("qemu-10") / "qemu-system-x86_64"
 
-    def run(script: str, *, devices: Sequence[LabDevice], iommu: bool = True) -> LabRun:
+    def run(
+        script: str,
+        *,
+        devices: Sequence[LabDevice | UserDevice],
+        iommu: bool = True,
+        cpus: int = 1,
+        part: str = "qemu-10",
+    ) -> LabRun:
         machine = LabMachine(
-            qemu=qemu,
+            qemu=require(part) / "qemu-system-x86_64",
             kernel=require("vfio-kernel") / "vmlinuz",
             initramfs=lab_image,
             folder=tmp_path_factory.mktemp("guest"),
             devices=devices,
             iommu=iommu,
+            cpus=cpus,
         )
         return machine.run(script)
 

@@ -1,8 +1,8 @@
 """Runs in the lab guest: the checks of a module, one after the other, each in a process of its own.
 
 A check is a function whose name begins with `check_`, async or not. It raises, or what it returns
-goes to the test as JSON. It begins in an empty folder. A process of its own gives back whatever a check leaves open, and its end
-can be waited for; what all need is imported once, before.
+goes to the test as JSON. It begins in an empty folder. A process of its own gives back whatever it
+leaves open, and its end can be waited for; what all need is imported once, before.
 """
 
 from __future__ import annotations
