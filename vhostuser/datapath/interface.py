@@ -87,6 +87,8 @@ class RingStart:
 class RingStatistics:
     """Counters of one ring since the device was made, and what it is doing now.
 
+    Those of a ring that an accelerator serves are the accelerator's own; here they stay 0.
+
     Attributes:
         actual: what the engine is doing with the ring.
         fault: the rule it broke, when `actual` is BROKEN.
@@ -101,15 +103,15 @@ class RingStatistics:
     """
 
     actual: RingActual
-    fault: Fault | None
-    requests: int
-    errors: int
-    bytes_read: int
-    bytes_written: int
-    kicks: int
-    calls: int
-    calls_suppressed: int
-    waits: int
+    fault: Fault | None = None
+    requests: int = 0
+    errors: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    kicks: int = 0
+    calls: int = 0
+    calls_suppressed: int = 0
+    waits: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

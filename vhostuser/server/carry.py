@@ -24,6 +24,7 @@ from vhostuser.session import (
     StartRing,
     StopRing,
     UseFeatures,
+    UseStatus,
     WriteConfig,
 )
 
@@ -50,7 +51,7 @@ class Carrier:
     def __init__(self, device: Device, open_channel: Callable[[OwnedFd], None]) -> None:
         self._device = device
         self._open_channel = open_channel
-        self.memory = MemoryTable()
+        self.memory = MemoryTable(keep_files=device.datapath.capabilities.keeps_files)
 
     async def carry(self, plan: Plan) -> list[Result]:
         """Carry out every step; not cancellable.
@@ -85,15 +86,19 @@ class Carrier:
                 await datapath.set_fd(index, which, fd)
             case OpenBackendChannel(fd):
                 self._open_channel(fd)
-            case UseFeatures() | ReadConfig() | WriteConfig():
+            case UseFeatures() | UseStatus() | ReadConfig() | WriteConfig():
                 return await self._ask_device(step)
         return None
 
-    async def _ask_device(self, step: UseFeatures | ReadConfig | WriteConfig) -> bytes | None:
+    async def _ask_device(
+        self, step: UseFeatures | UseStatus | ReadConfig | WriteConfig
+    ) -> bytes | None:
         """Do what concerns the device itself, not its rings."""
         match step:
             case UseFeatures(features):
                 self._device.use_features(features)
+            case UseStatus(status):
+                await self._device.datapath.set_status(status)
             case ReadConfig(offset, size):
                 return await self._device.read_config(offset, size)
             case WriteConfig(offset, data, migration):

@@ -2,28 +2,60 @@
 
 Nothing on the front-end channel ever waits for an answer here: the front-end may serve this channel
 only between its own requests. Requests are queued, one is under way at a time, and a channel that
-breaks is given up while the session goes on. Specification: "Back-end communication".
+breaks, or on which an answer does not come, is given up while the session goes on.
+Specification: "Back-end communication".
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.vhost_user import Channel, Connection, RemoteProtocolError, Role
+from protocol.vhost_user import (
+    U64,
+    Channel,
+    Connection,
+    ProtocolError,
+    ProtocolFeature,
+    RemoteProtocolError,
+    Reply,
+    Role,
+)
 from vhostuser.stream import MessageStream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from protocol.vhost_user import Dialect, Message, Negotiated
     from vhostuser.fds import OwnedFd
 
 __all__ = ["BackendChannel"]
 
 _log = logging.getLogger(__name__)
-_MOST_QUEUED = 64
+_MOST_QUEUED = 600
+"""Requests that wait: two for each of 256 rings, and some."""
+_ANSWER_SECONDS = 60.0
+"""How long an answer may take: front-ends look at this channel between their other work."""
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A request, until it was answered or cannot be."""
+
+    message: Message
+    fds: tuple[OwnedFd, ...] = ()
+    matters: bool = True
+    settled: trio.Event = field(default_factory=trio.Event)
+    done: bool = False
+
+    def settle(self, *, done: bool) -> None:
+        if not self.settled.is_set():
+            self.done = done
+            self.settled.set()
 
 
 class BackendChannel:
@@ -34,13 +66,20 @@ class BackendChannel:
         dialect: of the front-end channel.
         negotiated: shared with the front-end channel, which changes it.
         seconds: how long a message may take.
+        answer_seconds: how long an answer may take.
 
     Raises:
         OSError: it is no socket; the fd stays the caller's.
     """
 
     def __init__(
-        self, fd: OwnedFd, *, dialect: Dialect, negotiated: Negotiated, seconds: float
+        self,
+        fd: OwnedFd,
+        *,
+        dialect: Dialect,
+        negotiated: Negotiated,
+        seconds: float,
+        answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
         sock = socket.socket(fileno=fd.fileno())
         fd.detach()
@@ -48,20 +87,48 @@ class BackendChannel:
         self._connection = Connection(
             Role.BACK_END, Channel.BACK_END, dialect=dialect, negotiated=negotiated
         )
-        self._send, self._queue = trio.open_memory_channel["Message"](_MOST_QUEUED)
+        self._answer_seconds = answer_seconds
+        self._send, self._queue = trio.open_memory_channel[_Asked](_MOST_QUEUED)
+        self._current: _Asked | None = None
         self._scope = trio.CancelScope()
+        self._closed = trio.Event()
 
     def post(self, message: Message) -> None:
-        """Queue a request that needs no answer; dropped with a log line when too many wait."""
+        """Queue a request whose answer does not matter; dropped when too many wait."""
+        self._enqueue(_Asked(message, matters=False))
+
+    async def ask(self, message: Message, fds: Sequence[OwnedFd] = ()) -> bool:
+        """Queue a request and wait until it was done.
+
+        Where acknowledgements were not negotiated, done is what was sent. Cancellable: the request
+        is sent all the same, or its duplicates of the fds are closed.
+
+        Args:
+            message: what to ask.
+            fds: sent along; they stay the caller's.
+
+        Returns:
+            Whether the front-end did it; not when it cannot be asked.
+
+        Raises:
+            OSError: the host is out of file descriptors.
+        """
+        asked = _Asked(message, tuple(fd.duplicate() for fd in fds))
+        self._enqueue(asked)
+        await asked.settled.wait()
+        return asked.done
+
+    def _enqueue(self, asked: _Asked) -> None:
         try:
-            self._send.send_nowait(message)
+            self._send.send_nowait(asked)
         except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-            _log.warning("back-end channel: dropped %s: the front-end does not read", message)
+            _log.warning("back-end channel: dropped %s: the front-end does not read", asked.message)
+            _drop(asked)
 
     async def run(self) -> None:
-        """Send what is posted, and watch for the front-end closing the channel.
+        """Send what is queued, one request after the other, until the channel ends.
 
-        Returns when the channel ends. Cancellable; the socket is closed in every case.
+        Cancellable; the socket is closed in every case.
         """
         try:
             with self._scope:
@@ -73,12 +140,35 @@ class BackendChannel:
             self.close()
 
     async def _write(self) -> None:
-        async for message in self._queue:
+        async for asked in self._queue:
+            self._current = asked
             try:
-                await self._stream.send(self._connection.request(message))
-            except (OSError, RemoteProtocolError) as error:
-                _log.warning("back-end channel: cannot send %s: %s", message, error)
-                return
+                await self._ask(asked)
+            except (OSError, ProtocolError) as error:
+                _log.warning("back-end channel: cannot send %s: %s", asked.message, error)
+            except trio.TooSlowError:
+                _log.warning(
+                    "back-end channel closed: no answer to %s within %g s",
+                    asked.message,
+                    self._answer_seconds,
+                )
+                self._scope.cancel()
+            finally:
+                self._current = None
+                _drop(asked)
+
+    async def _ask(self, asked: _Asked) -> None:
+        can_reply = self._connection.negotiated.has(ProtocolFeature.REPLY_ACK)
+        need_reply = asked.matters and can_reply
+        outgoing = self._connection.request(asked.message, fds=asked.fds, need_reply=need_reply)
+        await self._stream.send(outgoing)
+        for fd in asked.fds:
+            fd.close()
+        if not self._connection.pending:
+            asked.settle(done=True)
+            return
+        with trio.fail_after(self._answer_seconds):
+            await asked.settled.wait()
 
     async def _read(self) -> None:
         try:
@@ -90,14 +180,33 @@ class BackendChannel:
                         fd.close()
                     self._connection.receive_eof(len(data))
                     return
-                begun = self._connection.receive(data, fds) is None
+                answer = self._connection.receive(data, fds)
+                begun = answer is None
+                if isinstance(answer, Reply):
+                    self._answered(answer)
         except (OSError, RemoteProtocolError) as error:
             _log.warning("back-end channel closed: %s", error)
 
+    def _answered(self, answer: Reply) -> None:
+        if self._current is not None:
+            self._current.settle(done=answer.message == U64(value=0))
+
     def close(self) -> None:
-        """Close the socket and forget what is queued; `run` returns."""
+        """Close the socket and give up what is queued; `run` returns."""
         self._scope.cancel()  # before the rest: nothing may wait on what is closed
         self._send.close()
+        while True:
+            try:
+                _drop(self._queue.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                break
         self._queue.close()
         self._stream.close()
         self._connection.close()
+
+
+def _drop(asked: _Asked) -> None:
+    """Close what a request still holds, and let whoever waits for it go on."""
+    for fd in asked.fds:
+        fd.close()
+    asked.settle(done=False)

@@ -29,8 +29,9 @@ from vhostuser import log
 from vhostuser.errors import RequestError
 from vhostuser.server.carry import Carrier
 from vhostuser.server.channel import BackendChannel
+from vhostuser.server.handover import AreaOffers
 from vhostuser.server.silence import kicked_in_vain
-from vhostuser.session import Session
+from vhostuser.session import Session, StartRing, StopRing
 from vhostuser.stream import MessageStream
 from vhostuser.virtqueue import Fault
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from vhostuser.devices import Device
     from vhostuser.fds import OwnedFd
     from vhostuser.server.endpoint import Endpoint
+    from vhostuser.session import Plan
 
 __all__ = ["ServedConnection", "Server"]
 
@@ -63,6 +65,7 @@ class ServedConnection:
         process: the front-end's process id when it connected.
         session: what it negotiated.
         carrier: what was done for it, with its memory table.
+        areas: notify areas of its rings, once it runs.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class ServedConnection:
         self._dialect = dialect
         self._channel: BackendChannel | None = None
         self._nursery: trio.Nursery | None = None
+        self.areas: AreaOffers | None = None
         self._left = False
 
     async def run(self, another_waits: Callable[[], Awaitable[None]]) -> None:
@@ -94,6 +98,7 @@ class ServedConnection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self.areas = AreaOffers(self.session, self._device.datapath, nursery)
                 nursery.start_soon(self._note_waiting, another_waits)
                 nursery.start_soon(self._note_silence)
                 await self._serve()
@@ -169,8 +174,18 @@ class ServedConnection:
             _log.warning("%s: %s", outcome, reason, extra=_fields(reason))
         else:
             answer = session.finish(request, plan, results)
+            self._note_rings(plan)
         if answer is not None:
             await self._stream.send(answer)
+
+    def _note_rings(self, plan: Plan) -> None:
+        """Offer areas of rings that run now, and forget those of rings that do not."""
+        assert self.areas is not None  # plans are only carried out inside run()
+        for step in plan.steps:
+            if isinstance(step, StartRing):
+                self.areas.started(step.index)
+            elif isinstance(step, StopRing):
+                self.areas.stopped(step.index)
 
     def _open_channel(self, fd: OwnedFd) -> None:
         assert self._nursery is not None  # plans are only carried out inside run()
@@ -181,6 +196,8 @@ class ServedConnection:
             fd, dialect=self._dialect, negotiated=connection.negotiated, seconds=self._seconds
         )
         self._nursery.start_soon(self._channel.run)
+        assert self.areas is not None
+        self.areas.use_channel(self._channel)
 
     def ring_broken(self, index: int, fault: Fault, value: int) -> None:
         """Note that a ring broke a rule; who takes guest memory away is left at once."""
@@ -194,6 +211,19 @@ class ServedConnection:
             _log.warning(text, prefix, index, fault.name, value, fault.rule)
         if self._left and self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+
+    def ring_failed(self, index: int, reason: str) -> None:
+        """Note that nobody serves a ring any more; its err fd was signalled."""
+        self.session.ring_failed(index)
+        with log.bound(connection=self.number):
+            _log.error("ring %d is served no longer: %s", index, reason)
+
+    def area_ended(self, index: int, reason: str) -> None:
+        """Take a notify area back."""
+        if self.areas is not None:
+            with log.bound(connection=self.number):
+                _log.info("ring %d: its notify area ends: %s", index, reason)
+            self.areas.end(index)
 
     def config_changed(self) -> None:
         """Tell the front-end to read the configuration space again."""
@@ -256,6 +286,18 @@ class Server:
                 "RING_BROKEN",
                 {"connection": number, "ring": index, "rule": fault.rule, "value": value},
             )
+
+    def ring_failed(self, index: int, reason: str) -> None:
+        """Pass on that nobody serves a ring any more. See `DatapathEvents`."""
+        if self.connection is not None:
+            self.connection.ring_failed(index, reason)
+            number = self.connection.number
+            self.notify("RING_FAILED", {"connection": number, "ring": index, "reason": reason})
+
+    def area_ended(self, index: int, reason: str) -> None:
+        """Pass on that a notify area must not be used any more. See `DatapathEvents`."""
+        if self.connection is not None:
+            self.connection.area_ended(index, reason)
 
     def config_changed(self) -> None:
         """Pass on that the configuration changed. See `DatapathEvents`."""

@@ -1,5 +1,12 @@
 """The pure half of the back-end: requests in, plans and answers out."""
 
+from vhostuser.session.handover import (
+    PAUSE_SECONDS,
+    AreaEvent,
+    AreaState,
+    Handover,
+    area_message,
+)
 from vhostuser.session.plan import (
     AddRegion,
     EnableRing,
@@ -14,14 +21,19 @@ from vhostuser.session.plan import (
     Step,
     StopRing,
     UseFeatures,
+    UseStatus,
     WriteConfig,
 )
 from vhostuser.session.session import Session
 from vhostuser.session.state import SessionState, Vring
 
 __all__ = [
+    "PAUSE_SECONDS",
     "AddRegion",
+    "AreaEvent",
+    "AreaState",
     "EnableRing",
+    "Handover",
     "OpenBackendChannel",
     "Plan",
     "ReadConfig",
@@ -35,6 +47,8 @@ __all__ = [
     "Step",
     "StopRing",
     "UseFeatures",
+    "UseStatus",
     "Vring",
     "WriteConfig",
+    "area_message",
 ]

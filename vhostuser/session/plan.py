@@ -34,6 +34,7 @@ __all__ = [
     "Step",
     "StopRing",
     "UseFeatures",
+    "UseStatus",
     "WriteConfig",
     "settled",
 ]
@@ -103,6 +104,13 @@ class UseFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class UseStatus:
+    """Tell the device which status the driver has set."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadConfig:
     """Read the device's configuration space; the result is `size` bytes."""
 
@@ -138,6 +146,7 @@ Step = (
     | EnableRing
     | SetRingFd
     | UseFeatures
+    | UseStatus
     | ReadConfig
     | WriteConfig
     | OpenBackendChannel

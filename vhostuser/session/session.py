@@ -92,6 +92,11 @@ class Session:
         self.state = self.state.with_vring(index, vring)
         self.connection.ring_broken(index)
 
+    def ring_failed(self, index: int) -> None:
+        """Note that what served a ring is gone: the device needs a reset, and says so."""
+        self.ring_broken(index)
+        self.state = replace(self.state, needs_reset=True)
+
     def config_changed(self) -> Message | None:
         """Return what tells the front-end to read the configuration again, if it can be told."""
         told = self.state.backend_channel

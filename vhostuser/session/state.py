@@ -53,6 +53,7 @@ class SessionState:
         features: acknowledged virtio features; empty before SET_FEATURES.
         protocol_features: acknowledged protocol features.
         status: the device status that SET_STATUS left.
+        needs_reset: whether what served the rings is gone.
         vrings: one for each ring of the device.
         regions: the memory table as the front-end described it.
         backend_channel: whether the front-end gave a socket for requests of ours.
@@ -62,6 +63,7 @@ class SessionState:
     features: VirtioFeatures = _NO_VIRTIO
     protocol_features: ProtocolFeatures = _NO_PROTOCOL
     status: int = 0
+    needs_reset: bool = False
     regions: tuple[MemRegion, ...] = field(default=())
     backend_channel: bool = False
 

@@ -27,18 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["FakeDatapath", "FakeDevice", "fake_profile"]
 
 _NO_FEATURES = VirtioFeatures(0)
-_NOTHING = RingStatistics(
-    actual=RingActual.STOPPED,
-    fault=None,
-    requests=0,
-    errors=0,
-    bytes_read=0,
-    bytes_written=0,
-    kicks=0,
-    calls=0,
-    calls_suppressed=0,
-    waits=0,
-)
+_NOTHING = RingStatistics(actual=RingActual.STOPPED)
 
 
 def fake_profile(*, queues: int = 2, queue_size: int = 256) -> DeviceProfile:

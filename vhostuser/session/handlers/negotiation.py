@@ -21,6 +21,7 @@ from vhostuser.session.plan import (
     ReadConfig,
     StopRing,
     UseFeatures,
+    UseStatus,
     WriteConfig,
     settled,
 )
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 _CONFIG_SPACE = 256
 _MIGRATION = 1
+_NEEDS_RESET = 0x40
 _RING_FORMAT = (
     VirtioFeatures.VERSION_1
     | VirtioFeatures.RING_PACKED
@@ -148,7 +150,7 @@ def reset_device(
         if vring.started:
             steps.append(StopRing(index, StopMode.DRAIN))
         steps.append(EnableRing(index, enabled=False))
-    after = replace(state, status=0, vrings=tuple(Vring() for _ in state.vrings))
+    after = replace(state, status=0, needs_reset=False, vrings=tuple(Vring() for _ in state.vrings))
     return settled(after, *steps)
 
 
@@ -156,7 +158,8 @@ def get_status(
     _profile: DeviceProfile, state: SessionState, _request: GetStatus, _fds: Fds
 ) -> Plan:
     """Tell the device status as it was set: virtio-user reads FEATURES_OK back."""
-    return settled(state, answer=U64(value=state.status))
+    needs_reset = _NEEDS_RESET if state.needs_reset else 0
+    return settled(state, answer=U64(value=state.status | needs_reset))
 
 
 def set_status(_profile: DeviceProfile, state: SessionState, request: SetStatus, _fds: Fds) -> Plan:
@@ -164,7 +167,7 @@ def set_status(_profile: DeviceProfile, state: SessionState, request: SetStatus,
 
     If it reset the rings, a paused guest would lose its place in them.
     """
-    return settled(replace(state, status=request.status))
+    return settled(replace(state, status=request.status), UseStatus(request.status))
 
 
 def get_config(_profile: DeviceProfile, state: SessionState, request: GetConfig, _fds: Fds) -> Plan:

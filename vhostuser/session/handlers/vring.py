@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user import VringState
+from protocol.vhost_user import ProtocolFeatures, VringState
 from vhostuser.datapath import RingFd, RingStart, StopMode
 from vhostuser.fds import FdKind, kind_of
 from vhostuser.session.plan import EnableRing, Plan, SetRingFd, StartRing, StopRing, settled
@@ -142,6 +142,7 @@ def set_kick(_profile: DeviceProfile, state: SessionState, request: SetVringKick
         driver=vring.addresses.avail,
         device=vring.addresses.used,
         state=base_to_position(vring.base, packed=state.packed),
+        status_follows=ProtocolFeatures.STATUS in state.protocol_features,
     )
     after = state.with_vring(request.index, replace(vring, started=True, broken=False))
     return settled(after, StartRing(request.index, start, kick))

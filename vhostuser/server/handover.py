@@ -1,0 +1,132 @@
+"""Offers the notify areas of started rings to the front-end, and takes them back.
+
+Nothing on the front-end's channel waits for any of it: each offer is a task of its own, and as long
+as one is not accepted kicks are relayed.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.vhost_user import VringVfioGroup
+from vhostuser.session import AreaEvent, AreaState, Handover, area_message
+
+if TYPE_CHECKING:
+    from protocol.vhost_user import Message
+    from vhostuser.datapath import Datapath, NotifyArea
+    from vhostuser.fds import OwnedFd
+    from vhostuser.server.channel import BackendChannel
+    from vhostuser.session import Session
+
+__all__ = ["AreaOffers"]
+
+_log = logging.getLogger(__name__)
+
+
+class AreaOffers:
+    """The notify areas of one session.
+
+    Args:
+        session: whose rings, and what was negotiated.
+        datapath: has the areas.
+        nursery: in which offers are made.
+        page_size: the host's, bytes.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        datapath: Datapath,
+        nursery: trio.Nursery,
+        *,
+        page_size: int = mmap.PAGESIZE,
+    ) -> None:
+        self._dialect = session.connection.dialect
+        self._datapath = datapath
+        self._nursery = nursery
+        self._page_size = page_size
+        self._rings = [Handover(self._dialect) for _ in session.state.vrings]
+        self._channel: BackendChannel | None = None
+
+    @property
+    def states(self) -> tuple[AreaState, ...]:
+        """How far each ring's area has come."""
+        return tuple(ring.state for ring in self._rings)
+
+    def use_channel(self, channel: BackendChannel) -> None:
+        """Ask on this channel from now on, also for rings that were started before."""
+        self._channel = channel
+        for index, ring in enumerate(self._rings):
+            if ring.state is AreaState.WANTED:
+                self._nursery.start_soon(self._offer, index, ring.number)
+
+    def started(self, index: int) -> None:
+        """Offer the area of a ring that was just started, as soon as it may be."""
+        ring = self._rings[index]
+        ring.apply(AreaEvent.START, trio.current_time())
+        if ring.state is AreaState.WANTED and self._channel is not None:
+            self._nursery.start_soon(self._offer, index, ring.number)
+
+    def stopped(self, index: int) -> None:
+        """Note that a ring was stopped: the front-end takes its area off by itself."""
+        self._rings[index].apply(AreaEvent.STOP, trio.current_time())
+
+    def end(self, index: int) -> None:
+        """Take a ring's area back: writing to it leads nowhere."""
+        if self._rings[index].apply(AreaEvent.END, trio.current_time()):
+            self._nursery.start_soon(self._ask, area_message(self._dialect, index, no_fd=True))
+
+    async def _offer(self, index: int, number: int) -> None:
+        try:
+            await self._try(index, number)
+        except OSError as error:
+            _log.warning("ring %d: kicks are relayed, no notify area: %s", index, error)
+
+    async def _try(self, index: int, number: int) -> None:
+        ring = self._rings[index]
+        await trio.sleep_until(ring.due)
+        if ring.number != number:
+            return
+        area = await self._datapath.notify_area(index, self._page_size)
+        if area is None or ring.number != number:
+            if area is not None:
+                area.fd.close()
+            elif ring.number == number:
+                ring.apply(AreaEvent.REFUSE, trio.current_time())
+            return
+        await self._hand_over(index, number, area)
+
+    async def _hand_over(self, index: int, number: int, area: NotifyArea) -> None:
+        """Send the offer; `area` is taken over."""
+        ring = self._rings[index]
+        ring.apply(AreaEvent.OFFER, trio.current_time())
+        with area.fd:
+            await self._offer_group(index)
+            message = area_message(self._dialect, index, size=area.size, offset=area.offset)
+            accepted = await self._ask(message, area.fd)
+        if ring.number != number:
+            return
+        event = AreaEvent.ACCEPT if accepted else AreaEvent.REFUSE
+        ring.apply(event, trio.current_time())
+        if accepted:
+            _log.info("ring %d: the driver rings the accelerator's doorbell itself", index)
+        else:
+            _log.info("ring %d: the front-end does not take the notify area", index)
+        await self._datapath.look(index)  # a kick may have been lost in the switch
+
+    async def _offer_group(self, index: int) -> None:
+        """In the RFC dialects: name the VFIO group of the ring's device, where it is in one."""
+        if self._dialect.row_of(VringVfioGroup) is None:
+            return
+        group = self._datapath.group()
+        if group is not None:
+            with group:
+                await self._ask(VringVfioGroup(index=index), group)
+
+    async def _ask(self, message: Message, *fds: OwnedFd) -> bool:
+        """Ask the front-end; whether it did what was asked, as far as it says."""
+        return self._channel is not None and await self._channel.ask(message, fds)
