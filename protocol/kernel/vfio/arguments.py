@@ -85,7 +85,7 @@ def dma_unmap(*, iova: int, size: int) -> bytearray:
     return bytearray(_DMA_UNMAP.pack(_DMA_UNMAP.size, 0, iova, size))
 
 
-def dma_unmapped(answer: bytes) -> int:
+def dma_unmapped(answer: bytes | bytearray) -> int:
     """Return how many bytes IOMMU_UNMAP_DMA took away."""
     size: int = _DMA_UNMAP.unpack_from(answer)[3]
     return size
