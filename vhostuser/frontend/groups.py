@@ -132,6 +132,6 @@ class VfioGroups:
 
 
 async def _close(fds: list[OwnedFd]) -> None:
-    if fds:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(lambda: [fd.close() for fd in fds])
+    with trio.CancelScope(shield=True):
+        for fd in fds:
+            await trio.to_thread.run_sync(fd.close)
