@@ -289,4 +289,40 @@ int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd);
 void vhu_queue_interrupt(struct vhu_queue *queue);
 void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret);
 
+/* ---- Relays ------------------------------------------------------------------------------------ */
+
+/* A thread that sleeps until a signal comes in and passes it on: a guest's kicks to the doorbells of a
+ * device, a device's interrupt to the call fds of several rings. For one peer: see vhu_queue_interrupt. */
+struct vhu_relay;
+
+/* One way of signals, from one source to one target. Its functions may be called from any thread. */
+struct vhu_route;
+
+/* Where signals go: a register, or fds. */
+struct vhu_target {
+    void *address;     /* mapped while the route uses it; NULL: fds are signalled */
+    uint32_t width;    /* bytes stored at once: 2 or 4 */
+    uint32_t value;    /* what is stored */
+    const int *fds;    /* taken over; eventfds, pipes or sockets, set non-blocking here */
+    uint32_t fd_count; /* 0: what comes in is counted, and goes nowhere */
+};
+
+int vhu_relay_create(struct vhu_relay **ret);
+/* Joins the thread and frees all that is left, with their routes. */
+void vhu_relay_destroy(struct vhu_relay *relay);
+/* Pass the signals of `source` (taken over; an eventfd, pipe or socket) on to `target`. Those that come
+ * before the thread looks are one. A source whose other end is gone is not looked at any more; a target
+ * that is full has its signal already. -EINVAL: the target is none; -EPERM: the source cannot be waited for. */
+int vhu_relay_add(struct vhu_relay *relay, int source, const struct vhu_target *target,
+                  struct vhu_route **ret);
+/* Use another target from now on; when this returns nobody uses the old one, and its fds are closed. What was
+ * signalled just before may have gone there alone: ring. May wait a moment; so may the next one. */
+int vhu_route_retarget(struct vhu_route *route, const struct vhu_target *target);
+/* When this returns nobody uses the source's fd or the target any more, nor may the route be used. */
+void vhu_route_remove(struct vhu_route *route);
+/* Signal the target once, soon. Does not wait. */
+void vhu_route_ring(struct vhu_route *route);
+/* Signals that the source gave, without rings. */
+uint64_t vhu_route_signals(const struct vhu_route *route);
+
 #endif

@@ -4,14 +4,10 @@
  * worker's thread applies that, serves the ring, and publishes what is. Both are levels.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include "sigbus.h"
 #include "worker.h"
@@ -60,33 +56,22 @@ uint64_t vhu_queue_want(struct vhu_queue *queue, const struct vhu_queue_wanted *
     return number;
 }
 
-static void close_fd(int fd)
-{
-    if (fd != NO_FD)
-        close(fd);
-}
-
 int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
 {
     struct mailbox *mailbox = &queue->mailbox;
-    int flags = 0;
 
     if ((unsigned)which >= QUEUE_FDS || fd < NO_FD)
         return -EINVAL;
-    if (fd != NO_FD &&
-        ((flags = fcntl(fd, F_GETFL)) < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)) {
-        int rc = -errno;
-
-        close(fd);
+    int rc = fd == NO_FD ? 0 : vhu_signal_adopt(fd);
+    if (rc < 0)
         return rc;
-    }
     pthread_mutex_lock(&queue->worker->lock);
     int overtaken = mailbox->fd[which];
     mailbox->fd[which] = fd;
     mailbox->fd_changed[which] = true;
     vhu_worker_notify(queue->worker);
     pthread_mutex_unlock(&queue->worker->lock);
-    close_fd(overtaken);
+    vhu_signal_close(overtaken);
     return 0;
 }
 
@@ -114,33 +99,12 @@ void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
 
 /* ---- The worker's thread --------------------------------------------------------------------- */
 
-bool vhu_queue_takes_signal(int fd)
-{
-    struct pollfd ready = {.fd = fd, .events = POLLOUT};
-
-    return poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT;
-}
-
-/* Signal an eventfd, a pipe or a socket. One that is full carries a signal already; one that is closed
- * has nobody who could miss it. SIGPIPE is blocked in this thread. The peer shares the file's flags and
- * may have cleared O_NONBLOCK, so that a full one is not even tried. One that the peer fills just
- * then holds us until an interrupt: there is no write to an eventfd that never waits. */
-static void signal_fd(int fd)
-{
-    const uint64_t one = 1;
-
-    if (fd == NO_FD || !vhu_queue_takes_signal(fd))
-        return;
-    if (write(fd, &one, sizeof(one)) < 0)
-        return;
-}
-
 static void publish_status(struct vhu_queue *queue)
 {
     pthread_mutex_lock(&queue->worker->lock);
     queue->status = queue->actual;
     pthread_mutex_unlock(&queue->worker->lock);
-    signal_fd(queue->event_fd);
+    vhu_signal_send(queue->event_fd);
 }
 
 /* Closing our fd would not do: the peer has the file open, too, and epoll would go on with it. */
@@ -169,27 +133,16 @@ static void watch_kick(struct vhu_queue *queue)
 
 void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events)
 {
-    uint8_t bytes[512];
-    struct iovec iov = {bytes, sizeof(bytes)};
-    int fd = queue->fd[VHU_FD_KICK];
-    ssize_t got = -1;
-
-    errno = EIO;
-    if (events & EPOLLIN) {
-        /* The peer shares the file's flags and may have cleared O_NONBLOCK: ask not to wait each
-         * time, where the kernel can do that for this kind of file. */
-        got = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
-        if (got < 0 && (errno == EOPNOTSUPP || errno == EINVAL))
-            got = read(fd, bytes, sizeof(bytes));
-    }
-    if (got > 0) {
+    switch (vhu_signal_drain(queue->fd[VHU_FD_KICK], events)) {
+    case DRAINED_NOTHING:
+        break;
+    case DRAINED_SIGNAL:
         count_more(&queue->counters.kicks, 1);
-        return;
+        break;
+    case DRAINED_END:
+        queue->kick_dead = true;
+        watch_kick(queue);
     }
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    queue->kick_dead = true; /* nobody can write to it any more */
-    watch_kick(queue);
 }
 
 static void release_memory(struct vhu_queue *queue)
@@ -226,7 +179,7 @@ static void break_queue(struct vhu_queue *queue, const struct vhu_mem *mem, enum
     queue->actual.actual = VHU_QUEUE_BROKEN;
     queue->actual.fault = fault;
     queue->actual.fault_value = value;
-    signal_fd(queue->fd[VHU_FD_ERR]);
+    vhu_signal_send(queue->fd[VHU_FD_ERR]);
 }
 
 /* The memory that a ring's requests need, so that none of them needs any later. It comes from the
@@ -320,16 +273,16 @@ static void apply_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
 
     if (which == VHU_FD_KICK)
         vhu_queue_unwatch(queue);
-    close_fd(old);
+    vhu_signal_close(old);
     queue->fd[which] = fd;
     if (which == VHU_FD_KICK) {
         queue->kick_dead = false;
         watch_kick(queue);
     }
     if (which == VHU_FD_CALL)
-        queue->call_full = true;
+        queue->call_room.full = true;
     if (which == VHU_FD_CALL && queue->ring)
-        signal_fd(fd); /* a call that went to the old one just now may be lost */
+        vhu_signal_send(fd); /* a call that went to the old one just now may be lost */
 }
 
 /* Empty the mailbox: in one look, so that what is wanted comes with the fds that were set before. What
@@ -414,8 +367,8 @@ void vhu_queue_check_memory(struct vhu_queue *queue)
 void vhu_queue_release(struct vhu_queue *queue)
 {
     for (int which = 0; which < QUEUE_FDS; which++) {
-        close_fd(queue->fd[which]);
-        close_fd(queue->mailbox.fd[which]);
+        vhu_signal_close(queue->fd[which]);
+        vhu_signal_close(queue->mailbox.fd[which]);
     }
     if (queue->mailbox.wanted_changed)
         vhu_mem_unref(queue->mailbox.wanted.mem);

@@ -13,7 +13,6 @@ enum {
     BATCH = 64,            /* chains before other rings get their turn */
     RENEW_AFTER = 1 << 14, /* chains, long before an event index in the past comes round again */
     TOGETHER = 16,         /* chains that are shown to the driver at once where more are waiting */
-    LOOK_EVERY = 64,       /* signals between two looks at whether there is room for one */
     MOST_JOBS = 2048,      /* of a worker, well below what its completion queue holds */
     MISSES = 16,           /* reads in a row that miss the page cache before it is left alone ... */
     RETRY_EVERY = 64,      /* ... but for one in so many */
@@ -22,21 +21,6 @@ enum {
     PAUSE_MAX = 1 << 14,   /* most writes in a row that go the long way without a try */
 };
 
-/* Tell the driver, as signal_fd in queue.c tells others, but mostly without a look for room: a driver
- * that is about to sleep for this very signal does not, if it comes soon enough. One that lets its
- * fd fill up, and made it block, has its queues wait until somebody wants something of them. */
-static void call_driver(struct vhu_queue *queue)
-{
-    int fd = queue->fd[VHU_FD_CALL];
-    const uint64_t one = 1;
-
-    if (queue->call_full && !vhu_queue_takes_signal(fd))
-        return;
-    queue->call_full = write(fd, &one, sizeof(one)) < 0;
-    if (++queue->signals % LOOK_EVERY == 0)
-        queue->call_full |= !vhu_queue_takes_signal(fd);
-}
-
 void vhu_queue_publish(struct vhu_queue *queue)
 {
     queue->unpublished = 0;
@@ -44,7 +28,7 @@ void vhu_queue_publish(struct vhu_queue *queue)
         count_more(&queue->counters.calls_suppressed, 1);
     } else if (queue->fd[VHU_FD_CALL] != NO_FD) {
         count_more(&queue->counters.calls, 1);
-        call_driver(queue);
+        vhu_signal_send_often(queue->fd[VHU_FD_CALL], &queue->call_room);
     }
 }
 

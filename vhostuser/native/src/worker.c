@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,6 +16,7 @@
 #include <unistd.h>
 
 #include "sigbus.h"
+#include "thread.h"
 
 enum {
     SECOND_NS = 1000000000,
@@ -301,36 +301,6 @@ static int open_fds(struct vhu_worker *worker)
     return 0;
 }
 
-static void wake(int number)
-{
-    (void)number;
-}
-
-/* SIGURG is ignored unless somebody handles it, so that a stray one harms nobody. */
-static void prepare_interrupts(void)
-{
-    struct sigaction action = {.sa_handler = wake}, before; /* no SA_RESTART */
-
-    if (sigaction(SIGURG, NULL, &before) == 0 && before.sa_handler == SIG_DFL)
-        (void)sigaction(SIGURG, &action, NULL);
-}
-
-/* Other signals are the business of the process's own threads. */
-static int start_thread(struct vhu_worker *worker)
-{
-    sigset_t all, before;
-
-    prepare_interrupts();
-    vhu_sigbus_mask(&all);
-    sigdelset(&all, SIGURG);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&worker->thread, NULL, run, worker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc == 0)
-        pthread_setname_np(worker->thread, "vhu-worker");
-    return -rc;
-}
-
 int vhu_worker_create_with(const struct vhu_worker_config *config, struct vhu_io_engine *io,
                            struct vhu_worker **ret)
 {
@@ -349,7 +319,7 @@ int vhu_worker_create_with(const struct vhu_worker_config *config, struct vhu_io
     init_condition(&worker->changed);
     int rc = open_fds(worker);
     if (rc == 0)
-        rc = start_thread(worker);
+        rc = vhu_thread_start(&worker->thread, "vhu-worker", run, worker);
     if (rc < 0) {
         unref_worker(worker);
         return rc;
@@ -383,7 +353,7 @@ void vhu_worker_notify(struct vhu_worker *worker)
 void vhu_worker_interrupt(struct vhu_worker *worker)
 {
     if (!worker->ended) /* it has not been joined then, either */
-        (void)pthread_kill(worker->thread, SIGURG);
+        vhu_thread_interrupt(worker->thread);
 }
 
 static void ask_to_stop(struct vhu_worker *worker)

@@ -12,8 +12,9 @@
 #include "atomic.h"
 #include "blk.h"
 #include "ring.h"
+#include "signals.h"
 
-enum { QUEUE_FDS = 3, NO_FD = -1 };
+enum { QUEUE_FDS = 3 };
 
 struct vhu_worker {
     struct vhu_worker_config config;
@@ -105,8 +106,7 @@ struct vhu_queue {
     struct vhu_queue_wanted current;
     struct vhu_queue_status actual;
     int fd[QUEUE_FDS];
-    bool call_full;      /* the call fd had no room when it was looked at, or was not yet */
-    uint32_t signals;    /* to the call fd */
+    struct signal_room call_room;
     bool kick_watched;
     bool kick_dead;      /* its other end is gone: it will never be kicked again */
     uint32_t since_renewal; /* chains popped since the driver was last told not to kick */
@@ -145,8 +145,6 @@ void vhu_queue_publish(struct vhu_queue *queue);
 
 /* queue.c, called by the worker's thread */
 
-/* Whether an fd takes a signal now. */
-bool vhu_queue_takes_signal(int fd);
 /* After jobs were done: show the driver, and do what waited for the last of them. */
 void vhu_queue_settle(struct vhu_queue *queue);
 
