@@ -252,6 +252,26 @@ static void a_device_that_returns_what_it_has_not_is_refused(void)
     }
 }
 
+/* VIRTIO 1.2 §2.8.8 has the write flag say whether the length counts; QEMU's devices leave it out. */
+static void a_packed_length_counts_without_its_flag_where_the_device_could_write(void)
+{
+    for (int writable = 0; writable < 2; writable++) {
+        struct vhu_buffer buffer = {FAR, 8, writable};
+        uint32_t written;
+        uint16_t id;
+
+        open_pair(FEATURE(RING_PACKED), 4, WRAP_BIT);
+        CHECK_EQUAL(vhu_driver_add(pair.driver, &buffer, 1, false, &id), 0);
+        CHECK(vhu_driver_publish(pair.driver));
+        struct desc *desc = guest_ring(&pair.guest, 0, 4, 0).desc;
+        desc[0].packed =
+            (typeof(desc->packed)){.id = id, .length = 5, .flags = DESC_AVAIL | DESC_USED};
+        CHECK_EQUAL(vhu_driver_pop(pair.driver, &id, &written), 1);
+        CHECK_EQUAL(written, writable ? 5 : 0);
+        close_pair();
+    }
+}
+
 static void a_chain_that_can_never_fit_is_refused(void)
 {
     struct vhu_buffer buffers[5] = {
@@ -275,6 +295,8 @@ static const struct test tests[] = {
     {"a side that asked and saw nothing is woken", a_side_that_asked_and_saw_nothing_is_woken},
     {"a device that returns what it has not is refused",
      a_device_that_returns_what_it_has_not_is_refused},
+    {"a packed length counts without its flag where the device could write",
+     a_packed_length_counts_without_its_flag_where_the_device_could_write},
     {"a chain that can never fit is refused", a_chain_that_can_never_fit_is_refused},
 };
 

@@ -16,6 +16,7 @@
 struct flight {
     uint16_t slots; /* 0: not in flight */
     uint16_t last;  /* split: the chain's last descriptor */
+    bool writable;  /* whether the device may write into it */
 };
 
 struct vhu_driver {
@@ -221,6 +222,7 @@ int vhu_driver_add(struct vhu_driver *driver, const struct vhu_buffer *buffers, 
     driver->free_slots -= slots;
     driver->free_queued -= driver->packed ? 1 : slots;
     driver->flight[id].slots = (uint16_t)slots;
+    driver->flight[id].writable = buffers[count - 1].writable;
     if (driver->packed)
         add_packed(driver, buffers, count, indirect);
     else
@@ -300,7 +302,10 @@ static int pop_packed(struct vhu_driver *driver, uint32_t *id, uint32_t *written
     if (!packed_is_used(desc.packed.flags, cursor.wrap))
         return 0;
     *id = desc.packed.id;
-    *written = desc.packed.flags & DESC_WRITE ? desc.packed.length : 0;
+    /* The write flag says whether the length counts, but QEMU's devices never set it. */
+    bool counts = desc.packed.flags & DESC_WRITE ||
+                  (*id < driver->num && driver->flight[*id].writable);
+    *written = counts ? desc.packed.length : 0;
     return 1;
 }
 
