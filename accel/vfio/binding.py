@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel.vfio.container import DEV_VFIO
+from accel.vfio.group import iommu_group
 from accel.vfio.sysfs import VFIO_DRIVER, PciFunction, Sysfs, full_address
 from vhostuser.errors import UsageError
 
@@ -58,7 +59,7 @@ class Binding:
         self._sysfs = sysfs
         self._records = records
 
-    def bind(self, address: str, *, force: bool = False) -> str:
+    def bind(self, address: str, *, force: bool = False) -> str | None:
         """Give a device to vfio-pci.
 
         Args:
@@ -66,7 +67,7 @@ class Binding:
             force: take it even from a host that uses it.
 
         Returns:
-            The driver that it was taken from; empty: it had none, or vfio-pci has it already.
+            The driver that it was taken from; empty: it had none; None: vfio-pci has it already.
 
         Raises:
             UsageError: it cannot be, and what to do; nothing has changed.
@@ -74,7 +75,7 @@ class Binding:
         """
         function = self._sysfs.function(full_address(address))
         if function.driver == VFIO_DRIVER:
-            return ""
+            return None
         self._refuse(function, force=force)
         before = _Before(driver=function.driver or "", override=self._override(function))
         self._record(function, before)
@@ -109,12 +110,7 @@ class Binding:
         address = function.address
         if function.bridge:
             raise UsageError(f"{address} is a bridge: bind the device behind it")
-        if function.group is None or not self._sysfs.isolated(function.group):
-            raise UsageError(
-                f"{address}: there is no IOMMU between this device and the host's memory: turn it "
-                "on in the firmware (VT-d, AMD-Vi, SMMU) and on the kernel's command line "
-                "(intel_iommu=on) first"
-            )
+        iommu_group(self._sysfs, function)
         if not (self._sysfs.bus / "drivers" / VFIO_DRIVER).is_dir():
             raise UsageError(f"the driver {VFIO_DRIVER} is not loaded: modprobe {VFIO_DRIVER}")
         uses = self._sysfs.uses(function)

@@ -21,30 +21,37 @@ if TYPE_CHECKING:
     from accel.vfio.kernel import Kernel
     from accel.vfio.sysfs import PciFunction, Sysfs
 
-__all__ = ["Group", "refuse_unusable", "strangers"]
+__all__ = ["Group", "iommu_group", "strangers"]
 
 
-def refuse_unusable(sysfs: Sysfs, function: PciFunction) -> str:
-    """Return the IOMMU group of a device that VFIO can be asked for.
+def iommu_group(sysfs: Sysfs, function: PciFunction) -> str:
+    """Return the IOMMU group of a device.
 
     Raises:
-        UsageError: it can not, and why.
+        UsageError: no IOMMU stands between it and the host's memory.
     """
-    address = function.address
     if function.group is None or not sysfs.isolated(function.group):
         raise UsageError(
-            f"{address}: there is no IOMMU between this device and the host's memory, and without "
-            "one it could write anywhere: turn it on in the firmware (VT-d, AMD-Vi, SMMU) and on "
-            "the kernel's command line (intel_iommu=on); in a QEMU guest: -device "
+            f"{function.address}: no IOMMU stands between this device and the host's memory, of "
+            "which it could write any part: turn one on in the firmware (VT-d, AMD-Vi, SMMU) and "
+            "on the kernel's command line (intel_iommu=on); in a QEMU guest: -device "
             "intel-iommu,intremap=on"
         )
-    if function.driver is None or "vfio" not in function.driver:
-        has = f"the kernel's driver {function.driver} has it" if function.driver else "free"
-        raise UsageError(
-            f"{address}: not bound to {VFIO_DRIVER} ({has}); "
-            f"bind it: vhostuser accel bind {address}"
-        )
     return function.group
+
+
+def refuse_unbound(function: PciFunction) -> None:
+    """Go on only with a device that a VFIO driver has.
+
+    Raises:
+        UsageError: it is another driver's, or nobody's.
+    """
+    if function.driver is None or "vfio" not in function.driver:
+        has = f"the kernel's driver {function.driver} has it" if function.driver else "none has it"
+        raise UsageError(
+            f"{function.address}: not bound to {VFIO_DRIVER} ({has}); "
+            f"bind it: vhostuser accel bind {function.address}"
+        )
 
 
 def strangers(sysfs: Sysfs, function: PciFunction) -> list[PciFunction]:
@@ -81,7 +88,8 @@ class Group(Closing):
         self._kernel = kernel
         self._sysfs = sysfs
         self._function = function
-        self._number = refuse_unusable(sysfs, function)
+        self._number = iommu_group(sysfs, function)
+        refuse_unbound(function)
         self.fd = self._open()
         try:
             self._attach(container)
