@@ -240,14 +240,13 @@ class NotifyAreas:
         elif slot.area is not None and slot.area.pages is not None:
             await self._unmap(slot.area, index)
 
-    async def clear(self) -> None:
-        """Take every queue's area from it, as if no ring had started. Not cancellable."""
-        for slot in self._slots.values():
-            slot.live = False
-        await self._let_go(self._taken(list(self._slots)))
+    async def all_rings_stop(self) -> None:
+        """Do for every queue what `ring_stops` does: the device is reset. Not cancellable."""
+        for index in list(self._slots):
+            await self.ring_stops(index)
 
-    async def withdraw(self) -> None:
-        """Take every queue's area from it while rings run: nobody can any more. Not cancellable."""
+    async def clear(self) -> None:
+        """Take every queue's area from it. Not cancellable."""
         await self._let_go(self._taken(list(self._slots)))
 
     def attach(self, index: int) -> None:

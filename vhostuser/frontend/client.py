@@ -376,7 +376,7 @@ class FrontendClient:
     async def _serve(self, channel: MessageChannel) -> None:
         await serve_backend_channel(channel, self._busy, self._take)
         async with self._busy:
-            await self._hand_over.channel_ended()
+            await self._hand_over.clear()
 
     async def _take(self, request: Request) -> bool:
         if self._hand_over.concerns(request.message):

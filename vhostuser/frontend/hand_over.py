@@ -144,7 +144,7 @@ class HandOver:
             case GetVringBase() | GetVringBaseSkipDrain():
                 await self.areas.ring_stops(message.index)
             case ResetDevice() | ResetOwner():
-                await self.clear()
+                await self.areas.all_rings_stop()
             case _:
                 pass
 
@@ -153,12 +153,10 @@ class HandOver:
         if isinstance(message, self._starts):
             await self.areas.ring_starts(message.index)
 
-    async def channel_ended(self) -> None:
-        """Do without areas: their owner can take none back any more. Not cancellable."""
-        await self.areas.withdraw()
-        await self.groups.clear()
-
     async def clear(self) -> None:
-        """Let go of everything. Not cancellable."""
-        await self.areas.clear()
+        """Let go of everything: who handed it over can take nothing back any more. Not cancellable.
+
+        Rings that run are kicked by their kick fds from now on.
+        """
         await self.groups.clear()
+        await self.areas.clear()

@@ -221,7 +221,7 @@ async def test_an_area_that_is_too_short_when_its_ring_starts_again_is_given_up(
 
 @DIALECTS
 @pytest.mark.parametrize("message", [ResetDevice(), ResetOwner()], ids=["device", "owner"])
-async def test_a_reset_ends_every_area(
+async def test_a_reset_stops_every_ring_and_its_area_with_it(
     message: Any, dialect: Dialect, handing: Callable[..., Any], make_memfd: Callable[..., OwnedFd]
 ) -> None:
     async with handing(dialect) as (client, backend):
@@ -229,7 +229,8 @@ async def test_a_reset_ends_every_area(
             for index in range(2):
                 assert await backend.offer(page.duplicate(), index=index) == 0
             await client.request(message)
-            assert client.areas.shown() == ()
+            assert not any(client.areas.mapped(index) for index in range(2))
+            assert len(client.areas.shown()) == (0 if dialect is CURRENT else 2)
             client.queues[0].notify()
             assert stored(page) == 0xFFFF
 

@@ -102,7 +102,7 @@ async def test_a_bad_group_message_is_refused_and_changes_nothing(
 
 
 @RFCS
-async def test_a_group_outlives_the_stop_of_its_ring_but_not_a_reset(
+async def test_a_group_is_held_until_it_is_taken_back_or_the_channel_ends(
     dialect: Dialect, handing: Callable[..., Any], make_memfd: Callable[..., OwnedFd]
 ) -> None:
     async with handing(dialect, host=HOST) as (client, backend):
@@ -110,6 +110,10 @@ async def test_a_group_outlives_the_stop_of_its_ring_but_not_a_reset(
         await client.stop()
         assert client.groups.of(0) is not None
         await client.request(ResetDevice())
+        assert client.groups.of(0) is not None
+        assert await backend.offer(make_memfd()) == 0
+        backend.close()
+        await client.areas.changed(0)
         assert len(client.groups) == 0
 
 
