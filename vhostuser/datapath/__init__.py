@@ -11,6 +11,7 @@ from vhostuser.datapath.accelerator import (
     NotifyArea,
     QueueAddresses,
 )
+from vhostuser.datapath.drivers import open_accelerator
 from vhostuser.datapath.interface import (
     Capabilities,
     Datapath,
@@ -44,4 +45,5 @@ __all__ = [
     "SoftwareDatapath",
     "StopMode",
     "WorkerOptions",
+    "open_accelerator",
 ]

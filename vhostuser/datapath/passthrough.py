@@ -241,14 +241,17 @@ class PassthroughDatapath:
         """Stop ring `index`; return its position. See `Datapath.stop_queue`."""
         with trio.CancelScope(shield=True):
             async with self._lock:
-                ring = self._rings[index]
-                if ring.way is Way.SOFTWARE and self._software is not None:
-                    state = await self._software.datapath.stop_queue(index, how)
-                else:
-                    state = await ring.take_off_device(drain=how is StopMode.DRAIN)
-                await ring.end()
-                await self._reset_if_idle()
-                return state
+                state = await self._stop(self._rings[index], how)
+        return state
+
+    async def _stop(self, ring: PassedRing, how: StopMode) -> RingState:
+        if ring.way is Way.SOFTWARE and self._software is not None:
+            state = await self._software.datapath.stop_queue(ring.index, how)
+        else:
+            state = await ring.take_off_device(drain=how is StopMode.DRAIN)
+        await ring.end()
+        await self._reset_if_idle()
+        return state
 
     async def _reset_if_idle(self) -> None:
         """Reset a device that serves nothing any more: only then is it sure to touch no memory."""

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["AcceleratedDevice"]
 
 _KINDS = {1: "net", 2: "block", 3: "console", 4: "rng", 5: "balloon", 8: "scsi", 16: "gpu"}
-_NET = 1
+_NET, _BLOCK = 1, 2
+_SECTOR = 512
 _NET_QUEUES = 2
 _ADMIN_VQ = 1 << 41
 _OF_THE_BUS = (
@@ -53,7 +54,13 @@ _PROTOCOL_FEATURES = (
 
 
 class AcceleratedDevice:
-    """An accelerator, served. Make it with `async with AcceleratedDevice.open(...)`."""
+    """An accelerator, served. Make it with `async with AcceleratedDevice.open(...)`.
+
+    Attributes:
+        datapath: what hands the rings over.
+        profile: what is offered.
+        size: of a block device when it was opened, in bytes; else 0.
+    """
 
     def __init__(
         self,
@@ -61,11 +68,13 @@ class AcceleratedDevice:
         datapath: PassthroughDatapath,
         profile: DeviceProfile,
         software: Device | None,
+        size: int,
     ) -> None:
         self._accelerator = accelerator
         self._software = software
         self.datapath = datapath
         self.profile = profile
+        self.size = size
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -96,8 +105,11 @@ class AcceleratedDevice:
         below = None
         if software is not None:
             below = Software(software.datapath, software.profile.features)
+        size = 0
+        if accelerator.identity.device_id == _BLOCK:
+            size = int.from_bytes(await accelerator.read_config(0, 8), "little") * _SECTOR
         async with PassthroughDatapath.open(accelerator, software=below) as datapath:
-            yield cls(accelerator, datapath, profile, software)
+            yield cls(accelerator, datapath, profile, software, size)
 
     def use_features(self, features: VirtioFeatures) -> None:
         """Pass on what the driver has accepted. See `Device`."""

@@ -2,9 +2,9 @@
 
 from vhostuser.disks.check import check_disks
 from vhostuser.disks.config import DiskConfig, ProgramConfig
-from vhostuser.disks.diskset import Disk, DiskSet
+from vhostuser.disks.diskset import Disk, DiskSet, ServedKind
 from vhostuser.disks.file import ConfigFile, Finding, read_config
-from vhostuser.disks.opening import missing_socket
+from vhostuser.disks.opening import missing_socket, open_device
 from vhostuser.disks.options import (
     Option,
     OptionTable,
@@ -27,11 +27,13 @@ __all__ = [
     "OptionTable",
     "Problem",
     "ProgramConfig",
+    "ServedKind",
     "Source",
     "add_arguments",
     "check_disks",
     "given",
     "missing_socket",
+    "open_device",
     "option",
     "options",
     "read",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import trio
 
+from protocol.vhost_user import CURRENT
 from vhostuser import log
 from vhostuser.disks.opening import describe_disk, open_device, open_endpoint
 from vhostuser.errors import UsageError, leaves
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from protocol.vhost_user import Dialect
     from vhostuser.devices import SizedDevice
     from vhostuser.disks.config import DiskConfig
 
     Notify = Callable[[str, Mapping[str, object]], None]
     OpenDevice = Callable[[DiskConfig], AbstractAsyncContextManager[SizedDevice]]
+    Describe = Callable[[DiskConfig, SizedDevice], str]
 
-__all__ = ["Disk", "DiskSet"]
+__all__ = ["DISKS", "Disk", "DiskSet", "ServedKind"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,25 @@ _log = logging.getLogger(__name__)
 class _Resizable(Protocol):
     async def resize(self, size: int | None) -> int:
         """Give the device another size in bytes; return what it has now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedKind:
+    """What the members of a set are.
+
+    Attributes:
+        open_device: makes the device of a configuration.
+        describe: says in a few words what is served, and where.
+        dialect: of the protocol.
+    """
+
+    open_device: OpenDevice = open_device
+    describe: Describe = describe_disk
+    dialect: Dialect = CURRENT
+
+
+DISKS = ServedKind()
+"""Disks in software."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -86,18 +108,18 @@ class DiskSet:
 
     Args:
         nursery: in which disks are served.
-        device_of: makes the device of a configuration.
+        kind: what is served.
 
     Attributes:
         notify: called with the name and data of each event; data has the disk's `id`.
         inherited: sockets that systemd passed, by name, until a disk uses them.
     """
 
-    def __init__(self, nursery: trio.Nursery, device_of: OpenDevice) -> None:
+    def __init__(self, nursery: trio.Nursery, kind: ServedKind) -> None:
         self.notify: Notify = lambda _name, _data: None
         self.inherited: dict[str, int] = {}
         self._nursery = nursery
-        self._device_of = device_of
+        self._kind = kind
         self._disks: dict[str, Disk] = {}
         self._coming: set[str] = set()
         self._sockets: set[OwnPath] = set()
@@ -106,14 +128,14 @@ class DiskSet:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, *, device_of: OpenDevice = open_device) -> AsyncIterator[DiskSet]:
+    async def open(cls, *, kind: ServedKind = DISKS) -> AsyncIterator[DiskSet]:
         """Have a set, empty at first, for the length of the block.
 
         Args:
-            device_of: makes the device of a configuration.
+            kind: what is served.
         """
         async with trio.open_nursery() as nursery:
-            yield cls(nursery, device_of)
+            yield cls(nursery, kind)
             nursery.cancel_scope.cancel()
 
     @property
@@ -220,11 +242,11 @@ class DiskSet:
                     made = OwnPath(config.socket_path)
                     self._sockets.add(made)
                     stack.callback(self._sockets.discard, made)
-                device = await stack.enter_async_context(self._device_of(config))
-                server = Server(device=device, endpoint=endpoint)
+                device = await stack.enter_async_context(self._kind.open_device(config))
+                server = Server(device=device, endpoint=endpoint, dialect=self._kind.dialect)
                 server.notify = lambda name, data: self.notify(name, {"id": config.id, **data})
                 disk = self._disks[config.id] = Disk(config=config, device=device, server=server)
-                _log.info("serving %s", describe_disk(config, device))
+                _log.info("serving %s", self._kind.describe(config, device))
                 self.notify("DISK_ADDED", {"id": disk.id, "size": disk.size})
                 task_status.started(disk)
                 await disk.serve()

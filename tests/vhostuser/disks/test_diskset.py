@@ -9,7 +9,7 @@ import socket
 import pytest
 import trio
 
-from vhostuser.disks import DiskConfig, DiskSet
+from vhostuser.disks import DiskConfig, DiskSet, ServedKind
 from vhostuser.errors import StoreError, UsageError
 from vhostuser.frontend import BlockDriver, FrontendClient, GuestMemory
 from vhostuser.testing import FakeDevice, RawFrontend
@@ -37,6 +37,9 @@ async def disk_set(**options):
 @contextlib.asynccontextmanager
 async def fake_device(_config):
     yield FakeDevice()
+
+
+FAKES = ServedKind(open_device=fake_device)
 
 
 def at(path, identity, **options):
@@ -147,14 +150,14 @@ async def test_a_disk_grows_while_it_is_served(tmp_path):
 
 
 async def test_a_device_without_a_size_cannot_be_resized(tmp_path):
-    async with disk_set(device_of=fake_device) as disks:
+    async with disk_set(kind=FAKES) as disks:
         await disks.add(at(tmp_path, "a"))
         with pytest.raises(UsageError, match="of a kind that has no size"):
             await disks.resize(None, 1 << 20)
 
 
 async def test_a_disk_that_fails_ends_alone_and_says_so(tmp_path, caplog):
-    async with disk_set(device_of=fake_device) as disks:
+    async with disk_set(kind=FAKES) as disks:
         good = await disks.add(at(tmp_path, "good"))
         bad = await disks.add(at(tmp_path, "bad"))
         bad.server.endpoint._socket.close()  # the host takes its socket away
@@ -168,7 +171,7 @@ async def test_a_disk_that_fails_ends_alone_and_says_so(tmp_path, caplog):
 
 async def test_the_set_is_finished_when_the_last_disk_ended_by_itself(tmp_path):
     ours, theirs = socket.socketpair()
-    async with disk_set(device_of=fake_device) as disks:
+    async with disk_set(kind=FAKES) as disks:
         disks.inherited = {"given": passed(theirs)}
         await disks.add(DiskConfig(id="given"))
         await disks.add(at(tmp_path, "other"))
@@ -185,7 +188,7 @@ async def test_the_set_is_finished_when_the_last_disk_ended_by_itself(tmp_path):
 
 
 async def test_the_error_that_ended_the_last_disk_ends_the_program(tmp_path):
-    async with disk_set(device_of=fake_device) as disks:
+    async with disk_set(kind=FAKES) as disks:
         disk = await disks.add(at(tmp_path, "bad"))
         disk.server.endpoint._socket.close()
         with pytest.raises(trio.ClosedResourceError):
@@ -193,7 +196,7 @@ async def test_the_error_that_ended_the_last_disk_ends_the_program(tmp_path):
 
 
 async def test_a_disk_is_found_by_name_or_when_it_is_the_only_one(tmp_path):
-    async with disk_set(device_of=fake_device) as disks:
+    async with disk_set(kind=FAKES) as disks:
         with pytest.raises(UsageError, match="there are none"):
             disks.find(None)
         first = await disks.add(at(tmp_path, "first"))
@@ -214,7 +217,7 @@ async def test_two_additions_of_one_name_cannot_overtake_each_other(tmp_path):
         await go.wait()
         yield FakeDevice()
 
-    async with disk_set(device_of=slow) as disks, trio.open_nursery() as nursery:
+    async with disk_set(kind=ServedKind(open_device=slow)) as disks, trio.open_nursery() as nursery:
         nursery.start_soon(disks.add, at(tmp_path, "a"))
         await entered.wait()
         with pytest.raises(UsageError, match="there is a disk 'a' already"):

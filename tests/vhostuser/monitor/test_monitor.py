@@ -15,7 +15,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhostuser.disks import DiskConfig, DiskSet
+from vhostuser.disks import DiskConfig, DiskSet, ServedKind
 from vhostuser.errors import StoreError
 from vhostuser.monitor import Monitor
 from vhostuser.monitor.commands import COMMANDS
@@ -62,7 +62,7 @@ async def fake_device(_config):
 async def monitored(tmp_path):
     quits = []
     with trio.fail_after(30):
-        async with DiskSet.open(device_of=fake_device) as disks:
+        async with DiskSet.open(kind=ServedKind(open_device=fake_device)) as disks:
             disk = await disks.add(DiskConfig(id="one", socket_path=tmp_path / "socket"))
             monitor = Monitor(tmp_path / "control", disks, lambda: quits.append(True))
             disks.notify = monitor.emit

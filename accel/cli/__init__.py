@@ -1,0 +1,1 @@
+"""Commands of the `vhostuser` program that concern accelerators."""
