@@ -18,7 +18,6 @@ from protocol.vhost_user import (
     GetVringBaseSkipDrain,
     RemoteProtocolError,
     ResetDevice,
-    ResetOwner,
     RingMessage,
     SetVringBase,
     SetVringKick,
@@ -143,7 +142,7 @@ class HandOver:
         match message:
             case GetVringBase() | GetVringBaseSkipDrain():
                 await self.areas.ring_stops(message.index)
-            case ResetDevice() | ResetOwner():
+            case ResetDevice():
                 await self.areas.all_rings_stop()
             case _:
                 pass
