@@ -5,7 +5,21 @@ engine. It has what hardware has: doorbells that can be mapped, MSI-X, positions
 faults on request.
 """
 
+from accel.simulator.device import EngineDevice, SimulatedDevice
+from accel.simulator.faults import FAULT_SYNTAX, FaultKind, FaultRequest, parse_fault
 from accel.simulator.function import PciFunction
 from accel.simulator.layout import Layout
+from accel.simulator.options import PAGE_SIZES, SimulatorOptions
 
-__all__ = ["Layout", "PciFunction"]
+__all__ = [
+    "FAULT_SYNTAX",
+    "PAGE_SIZES",
+    "EngineDevice",
+    "FaultKind",
+    "FaultRequest",
+    "Layout",
+    "PciFunction",
+    "SimulatedDevice",
+    "SimulatorOptions",
+    "parse_fault",
+]

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vhostuser.server import systemd_notify
 
@@ -15,15 +15,22 @@ if TYPE_CHECKING:
 
     import trio
 
-    from vhostuser.disks import DiskSet
     from vhostuser.server import OwnPath
 
-__all__ = ["SIGNALS", "End", "end_on_signal"]
+__all__ = ["SIGNALS", "End", "SocketOwner", "end_on_signal"]
 
 _log = logging.getLogger(__name__)
 _END_SECONDS = 0.8
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """What ends the program, with status 0."""
+
+
+class SocketOwner(Protocol):
+    """What has made sockets, such as a set of disks."""
+
+    @property
+    def sockets(self) -> tuple[OwnPath, ...]:
+        """The sockets that are there now."""
 
 
 class End:
@@ -39,7 +46,7 @@ class End:
 
     def __init__(self, scope: trio.CancelScope) -> None:
         self._scope = scope
-        self.disks: DiskSet | None = None
+        self.disks: SocketOwner | None = None
         self.control: OwnPath | None = None
 
     def __call__(self) -> None:

@@ -63,7 +63,7 @@ def open_disk_store(config: DiskConfig) -> Store:
 
 
 @contextlib.asynccontextmanager
-async def open_device(config: DiskConfig) -> AsyncIterator[SizedDevice]:
+async def open_device(config: DiskConfig) -> AsyncIterator[BlkDevice]:
     """Have the device of a disk for the length of the block.
 
     Raises:

@@ -1,0 +1,107 @@
+"""`vhostuser simulate`: serve an accelerator in software over vfio-user, to try without one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, TypeVar
+
+from accel.cli.simulating import Served, run_simulated
+from accel.simulator import FAULT_SYNTAX, SimulatedDevice, SimulatorOptions, parse_fault
+from vhostuser.cli.command import Command
+from vhostuser.disks import DiskConfig, OptionTable, Source, add_arguments, given, open_device, read
+from vhostuser.disks.opening import open_endpoint
+from vhostuser.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator, Sequence
+
+    from accel.cli.simulating import Sockets
+    from accel.simulator import FaultRequest
+
+__all__ = ["COMMAND"]
+
+_Table = TypeVar("_Table", bound=OptionTable)
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(title="devices", metavar="DEVICE", required=True)
+    words = "a disk, with the options of `vhostuser blk`"
+    blk = kinds.add_parser("blk", help=words, description=f"Simulate {words}.")
+    add_arguments(blk, DiskConfig)
+    _add_common(blk)
+    blk.set_defaults(run=_run_blk)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", "-v", action="store_true", help="log more")
+    add_arguments(parser, SimulatorOptions)
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar=FAULT_SYNTAX,
+        help="let something go wrong: stuck-queue, lost-interrupt, wrong-used-id, needs-reset or "
+        "sudden-death; at once, after N requests or at SIGUSR1; may be given several times",
+    )
+
+
+def _read(table: type[_Table], namespace: argparse.Namespace) -> _Table:
+    made, problems = read(table, given(namespace, table), Source.COMMAND_LINE)
+    if made is None:
+        raise UsageError("\n".join(map(str, problems)))
+    return made
+
+
+def _faults(namespace: argparse.Namespace, queues: int) -> list[FaultRequest]:
+    try:
+        faults = [parse_fault(text) for text in namespace.fault]
+    except ValueError as error:
+        raise UsageError(f"--fault: {error}") from error
+    for fault in faults:
+        if fault.queue is not None and fault.queue >= queues:
+            raise UsageError(f"--fault: there is no queue {fault.queue}: the device has {queues}")
+    return faults
+
+
+def _run_blk(namespace: argparse.Namespace) -> int:
+    config = _read(DiskConfig, namespace)
+    options = _read(SimulatorOptions, namespace)
+    faults = _faults(namespace, config.num_queues)
+    run_simulated(functools.partial(_open_blk, config, options, faults))
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _open_blk(
+    config: DiskConfig,
+    options: SimulatorOptions,
+    faults: Sequence[FaultRequest],
+    sockets: Sockets,
+) -> AsyncIterator[list[Served]]:
+    async with contextlib.AsyncExitStack() as stack:
+        endpoint = stack.enter_context(contextlib.closing(open_endpoint(config, {})))
+        sockets.note(config.socket_path)
+        device = await stack.enter_async_context(open_device(config))
+        name = f"simulated:{config.id}"
+        simulated = await stack.enter_async_context(
+            SimulatedDevice.open(device, options, name=name, faults=faults)
+        )
+        where = config.socket_path or config.connect or "an inherited socket"
+        yield [
+            Served(
+                device=simulated,
+                endpoint=endpoint,
+                words=f"a virtio disk of {device.size} bytes on {where}",
+                resizable=device,
+            )
+        ]
+
+
+COMMAND = Command(
+    summary="serve an accelerator in software over vfio-user: blk or net",
+    configure=_configure,
+    run=_run_blk,  # each device sets its own
+    obeys_signals=True,
+)
