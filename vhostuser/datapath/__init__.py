@@ -22,6 +22,7 @@ from vhostuser.datapath.interface import (
     RingStatistics,
     StopMode,
 )
+from vhostuser.datapath.passthrough import PassthroughDatapath, Software
 from vhostuser.datapath.software import IO_ENGINES, SoftwareDatapath, WorkerOptions
 
 __all__ = [
@@ -37,11 +38,13 @@ __all__ = [
     "EventfdDoorbell",
     "MappedDoorbell",
     "NotifyArea",
+    "PassthroughDatapath",
     "QueueAddresses",
     "RingActual",
     "RingFd",
     "RingStart",
     "RingStatistics",
+    "Software",
     "SoftwareDatapath",
     "StopMode",
     "WorkerOptions",

@@ -92,7 +92,8 @@ class PassthroughDatapath:
         Raises:
             OSError: the host is out of threads or file descriptors.
         """
-        with Relay() as relay:
+        relay = Relay()
+        try:
             async with trio.open_nursery() as nursery:
                 datapath = cls(accelerator, relay, software, nursery)
                 nursery.start_soon(datapath._watch)
@@ -101,6 +102,9 @@ class PassthroughDatapath:
                 finally:
                     await datapath.leave()
                     nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(relay.close)
 
     @property
     def capabilities(self) -> Capabilities:

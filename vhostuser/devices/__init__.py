@@ -1,5 +1,6 @@
 """Devices: what is served to a front-end."""
 
+from vhostuser.devices.accelerated import AcceleratedDevice
 from vhostuser.devices.base import Device, DeviceProfile, SizedDevice
 from vhostuser.devices.blk import BlkDevice
 from vhostuser.devices.blk_profile import BLOCK_SIZES, SERIAL_BYTES, BlkOptions
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_SECTORS",
     "GREETING",
     "SERIAL_BYTES",
+    "AcceleratedDevice",
     "BlkDevice",
     "BlkOptions",
     "BlockSizes",
