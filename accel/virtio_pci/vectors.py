@@ -13,14 +13,13 @@ import os
 from typing import TYPE_CHECKING
 
 import trio
-from vhostuser.datapath.relay import Relay
 
+from vhostuser.datapath.relay import Relay
 from vhostuser.fds import OwnedFd
 
 if TYPE_CHECKING:
-    from vhostuser.datapath.relay import Relay, Route
-
     from accel.pci import PciDevice
+    from vhostuser.datapath.relay import Route
 
 __all__ = ["Vectors"]
 
@@ -43,7 +42,6 @@ class Vectors:
         self._device = device
         self._queues = queues
         self._calls: dict[int, OwnedFd] = {}
-        self._sources: dict[int, OwnedFd] = {}
         self._routes: dict[int, Route] = {}
         self._relay: Relay | None = None
         self.config_event = _eventfd()
@@ -63,6 +61,9 @@ class Vectors:
         """Return the queues that have this vector."""
         return [index for index in range(self._queues) if self.of_queue(index) == vector]
 
+    def _used(self) -> list[int]:
+        return sorted({self.config, *(self.of_queue(index) for index in range(self._queues))})
+
     def _is_shared(self, vector: int) -> bool:
         return vector == self.config or len(self.sharers(vector)) > 1
 
@@ -74,16 +75,21 @@ class Vectors:
         """
         if not self.config_shared:
             await self._device.set_vectors({self.config: self.config_event})
-        used = {self.of_queue(index) for index in range(self._queues)}
-        for vector in sorted(vector for vector in used if self._is_shared(vector)):
-            self._sources[vector] = _eventfd()
-            await self._fan_out(vector)
-            await self._device.set_vectors({vector: self._sources[vector]})
+        shared = [vector for vector in self._used() if self._is_shared(vector)]
+        if not shared:
+            return
+        self._relay = Relay()
+        for vector in shared:
+            with _eventfd() as source:
+                targets = self._targets(vector)
+                self._routes[vector] = self._relay.add_fan_out(source.duplicate(), targets)
+                await self._device.set_vectors({vector: source})
 
     async def set_call(self, index: int, fd: OwnedFd | None) -> None:
         """Have a queue's interrupts signal an eventfd, or nothing. See `Accelerator.set_call`."""
         vector = self.of_queue(index)
-        if vector not in self._sources:
+        route = self._routes.get(vector)
+        if route is None:
             await self._device.set_vectors({vector: fd})
             return
         old = self._calls.pop(index, None)
@@ -91,38 +97,29 @@ class Vectors:
             old.close()
         if fd is not None:
             self._calls[index] = fd.duplicate()
-        await self._fan_out(vector)
+        await trio.to_thread.run_sync(route.retarget, self._targets(vector))
+        route.ring()  # an interrupt may just have gone to the old ones only
 
-    async def _fan_out(self, vector: int) -> None:
-        """Pass a shared vector's signals on to everybody who waits for them now.
-
-        None is lost meanwhile: the eventfd keeps them.
-        """
-        if self._relay is None:
-            from vhostuser.datapath.relay import Relay  # noqa: PLC0415
-
-            self._relay = Relay()
-        route = self._routes.pop(vector, None)
-        if route is not None:
-            await trio.to_thread.run_sync(route.remove)
+    def _targets(self, vector: int) -> list[OwnedFd]:
+        """Return duplicates of all that wait for a vector now."""
         waiting = [self._calls[index] for index in self.sharers(vector) if index in self._calls]
         if vector == self.config:
             waiting.append(self.config_event)
         with contextlib.ExitStack() as undo:
-            source = undo.enter_context(self._sources[vector].duplicate())
             targets = [undo.enter_context(fd.duplicate()) for fd in waiting]
-            self._routes[vector] = self._relay.add_fan_out(source, targets)
+            undo.pop_all()
+        return targets
 
     async def close(self) -> None:
         """Bind no vector any more, and close everything. Not cancellable."""
         with trio.CancelScope(shield=True):
             try:
-                await self._device.set_vectors(dict.fromkeys(range(self._device.vectors)))
+                await self._device.set_vectors(dict.fromkeys(self._used()))
             except OSError as error:
                 _log.debug("vectors of %s stay bound: %s", self._device.name, error)
             if self._relay is not None:
                 await trio.to_thread.run_sync(self._relay.close)
-        for fd in (self.config_event, *self._sources.values(), *self._calls.values()):
+        for fd in (self.config_event, *self._calls.values()):
             fd.close()
 
 
