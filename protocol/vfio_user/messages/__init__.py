@@ -1,0 +1,107 @@
+"""The messages of vfio-user as frozen dataclasses.
+
+Re-exports only. Numbers, layouts and fds are columns of the table.
+"""
+
+from protocol.messages import Message
+from protocol.vfio_user.messages.access import (
+    MAX_MULTI_WRITE,
+    DmaRead,
+    DmaReadReply,
+    DmaWrite,
+    DmaWriteReply,
+    RegionRead,
+    RegionReadReply,
+    RegionWrite,
+    RegionWriteMulti,
+    RegionWriteMultiReply,
+    RegionWriteReply,
+)
+from protocol.vfio_user.messages.base import Described, Query
+from protocol.vfio_user.messages.device import (
+    DeviceFlags,
+    DeviceGetInfo,
+    DeviceGetRegionInfo,
+    DeviceInfo,
+    RegionFlags,
+    RegionInfo,
+)
+from protocol.vfio_user.messages.migration import (
+    DeviceFeature,
+    DeviceFeatureReply,
+    Feature,
+    FeatureFlags,
+    MigDataRead,
+    MigDataReadReply,
+    MigDataWrite,
+)
+from protocol.vfio_user.messages.setup import (
+    MAJOR,
+    MINOR,
+    DeviceReset,
+    DmaFlags,
+    DmaMap,
+    DmaUnmap,
+    DmaUnmapReply,
+    Version,
+    VersionReply,
+)
+from protocol.vfio_user.messages.signals import (
+    DeviceGetIrqInfo,
+    DeviceGetRegionIoFds,
+    DeviceSetIrqs,
+    IoFd,
+    IoFdType,
+    IrqInfo,
+    IrqInfoFlags,
+    IrqSetFlags,
+    RegionIoFds,
+)
+
+__all__ = [
+    "MAJOR",
+    "MAX_MULTI_WRITE",
+    "MINOR",
+    "Described",
+    "DeviceFeature",
+    "DeviceFeatureReply",
+    "DeviceFlags",
+    "DeviceGetInfo",
+    "DeviceGetIrqInfo",
+    "DeviceGetRegionInfo",
+    "DeviceGetRegionIoFds",
+    "DeviceInfo",
+    "DeviceReset",
+    "DeviceSetIrqs",
+    "DmaFlags",
+    "DmaMap",
+    "DmaRead",
+    "DmaReadReply",
+    "DmaUnmap",
+    "DmaUnmapReply",
+    "DmaWrite",
+    "DmaWriteReply",
+    "Feature",
+    "FeatureFlags",
+    "IoFd",
+    "IoFdType",
+    "IrqInfo",
+    "IrqInfoFlags",
+    "IrqSetFlags",
+    "Message",
+    "MigDataRead",
+    "MigDataReadReply",
+    "MigDataWrite",
+    "Query",
+    "RegionFlags",
+    "RegionInfo",
+    "RegionIoFds",
+    "RegionRead",
+    "RegionReadReply",
+    "RegionWrite",
+    "RegionWriteMulti",
+    "RegionWriteMultiReply",
+    "RegionWriteReply",
+    "Version",
+    "VersionReply",
+]
