@@ -20,6 +20,10 @@ from protocol import vhost_user as v
 from protocol.vhost_user import formats, states
 from vhostuser.cli.reference import commands_page, control_page, options_page
 
+sys.path.insert(0, str(Path(__file__).parent))  # this folder is no package
+
+from handover import hand_over_page
+
 if TYPE_CHECKING:
     import enum
     from collections.abc import Iterator, Mapping, Sequence
@@ -278,6 +282,7 @@ def label(state: enum.Enum) -> str:
 
 PAGES = {
     "messages.md": messages_page,
+    "hand-over-messages.md": hand_over_page,
     "commands.md": commands_page,
     "options.md": options_page,
     "control-socket.md": control_page,

@@ -100,7 +100,7 @@ class HandOver:
             request: one that `concerns` names; its fds are taken over.
         """
         try:
-            await self._take(request)
+            await self.carry_out(request)
         except RequestError as error:
             told = RemoteProtocolError(
                 str(error.strerror),
@@ -116,12 +116,20 @@ class HandOver:
             return False
         return True
 
-    async def _take(self, request: Request) -> None:
+    async def carry_out(self, request: Request) -> None:
+        """Do what the back-end asks for. Not cancellable.
+
+        Args:
+            request: as for `take`.
+
+        Raises:
+            OSError: it is refused; nothing has changed.
+        """
         message = request.message
         if not isinstance(message, RingMessage) or message.index not in self._queues:
             raise RequestError(
                 errno.ENOENT,
-                f"the queue is one of those that exist ({sorted(self._queues)})",
+                f"the queue is one that was set up ({_numbers(self._queues)})",
                 field="index",
                 value=getattr(message, "index", None),
             )
@@ -159,3 +167,7 @@ class HandOver:
         """
         await self.groups.clear()
         await self.areas.clear()
+
+
+def _numbers(queues: Mapping[int, DriverQueue]) -> str:
+    return ", ".join(map(str, sorted(queues))) or "none"
