@@ -214,6 +214,8 @@ struct vhu_worker_config {
     uint32_t poll_us; /* longest time to poll an idle ring before sleeping; 0: sleep at once */
     bool busy;        /* never sleep */
     enum vhu_io io;
+    uint32_t nap_us;  /* how long to sleep at once while a ring has a notify page, which wakes nobody;
+                         0: 100. After 64 naps without a kick they are ten times as long */
 };
 
 /* Whether io_uring can be used: 0; -ENOSYS: not built in, or not in this kernel; -EPERM: forbidden (sysctl
@@ -253,6 +255,9 @@ struct vhu_queue_wanted {
     bool enabled;                  /* a started ring that is not enabled is left alone */
     struct vhu_mem *mem;           /* referenced by the engine while it is used */
     struct vhu_ring_config config; /* the used index of a split ring is read from the ring at its start */
+    void *notify;                  /* NULL, or a page: a store into its first 4 bytes is a kick, too, while the
+                                      ring is served. Stays mapped until another was applied, and whole: no
+                                      peer may be able to truncate its file */
 };
 
 struct vhu_queue_status {
@@ -267,6 +272,7 @@ struct vhu_queue_status {
     uint64_t bytes_read;           /* payload, guest's view */
     uint64_t bytes_written;
     uint64_t kicks;                /* wake-ups by the kick fd */
+    uint64_t page_kicks;           /* stores into the notify page that were found, as a rule while it slept */
     uint64_t calls;                /* signals to the call fd */
     uint64_t calls_suppressed;     /* publishes after which the driver wanted none */
     uint64_t waits;                /* times that a request could not go on at once and waited for the store */

@@ -12,6 +12,8 @@
 #include "sigbus.h"
 #include "worker.h"
 
+static const uint32_t NOTIFY_ARMED = UINT32_MAX; /* no ring has the number 65535 */
+
 /* ---- Other threads --------------------------------------------------------------------------- */
 
 int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_fd,
@@ -92,6 +94,7 @@ void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
     ret->bytes_read = load_relaxed(&queue->counters.bytes_read);
     ret->bytes_written = load_relaxed(&queue->counters.bytes_written);
     ret->kicks = load_relaxed(&queue->counters.kicks);
+    ret->page_kicks = load_relaxed(&queue->counters.page_kicks);
     ret->calls = load_relaxed(&queue->counters.calls);
     ret->calls_suppressed = load_relaxed(&queue->counters.calls_suppressed);
     ret->waits = load_relaxed(&queue->counters.waits);
@@ -143,6 +146,21 @@ void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events)
         queue->kick_dead = true;
         watch_kick(queue);
     }
+}
+
+/* A driver writes the same number at every kick, and 0 looks like memory that nobody wrote to: so the page
+ * holds a value that no kick has. A kick that comes before it is back is lost, but not what it told:
+ * who asks looks at the ring next, and the fence has it see what the driver put there. */
+bool vhu_queue_take_page_kick(struct vhu_queue *queue)
+{
+    uint32_t *page = queue->current.notify;
+
+    if (!page || load_relaxed(page) == NOTIFY_ARMED)
+        return false;
+    store_relaxed(page, NOTIFY_ARMED);
+    full_fence();
+    count_more(&queue->counters.page_kicks, 1);
+    return true;
 }
 
 static void release_memory(struct vhu_queue *queue)
@@ -247,6 +265,7 @@ static void apply_wanted(struct vhu_queue *queue, const struct vhu_queue_wanted 
 {
     bool anew = wanted->start != queue->current.start;
     bool was_active = queue_is_active(queue) && !anew;
+    bool other_page = wanted->notify && wanted->notify != queue->current.notify;
 
     if (anew) {
         if (queue->current.start)
@@ -257,6 +276,8 @@ static void apply_wanted(struct vhu_queue *queue, const struct vhu_queue_wanted 
         move_ring(queue, wanted);
     }
     queue->current = *wanted;
+    if (other_page)
+        store_relaxed((uint32_t *)wanted->notify, NOTIFY_ARMED);
     if (queue_is_active(queue) && !was_active) {
         vhu_ring_kick_disable(queue->ring);
         queue->since_renewal = 0;

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A worker: a thread that serves the rings of its queues. It polls while that pays and sleeps in
- * epoll otherwise. Notifications are off while it polls; before it sleeps it asks for them and
- * looks once more.
+ * A worker: a thread that serves the rings of its queues. It polls while that pays and sleeps
+ * otherwise (idle.c).
  */
 #include "worker.h"
 
@@ -19,26 +18,11 @@
 #include "thread.h"
 
 enum {
-    SECOND_NS = 1000000000,
     INTERRUPT_NS = 50000000, /* how often a thread that does not end is interrupted */
-    EVENTS = 16,
-    RETRY_MS = 1,           /* how soon jobs are started for which the host had no room, or which
-                               wait for those of another worker */
-    NO_KICK_TIMEOUT_MS = 1, /* how late a ring without a kick fd may be looked at */
-    CLOCK_EVERY = 32,       /* empty passes between two looks at the clock */
-    POLL_SHRUNK = 16,       /* polling for less than 1/16 of what is allowed is given up */
-    SHORT_SLEEP = 8,        /* a sleep below 8 times what polling may take was a near miss ... */
-    NEAR_MISSES = 16,       /* ... and after 16 of them polling gets another try */
+    RETRY_MS = 1,            /* how soon jobs are started for which the host had no room, or which
+                                wait for those of another worker */
+    NAP_US = 100,
 };
-
-static void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 /* ---- The thread ------------------------------------------------------------------------------ */
 
@@ -115,8 +99,7 @@ static bool carry_on(struct vhu_worker *worker)
     return reap(worker);
 }
 
-/* For how many ms to wait at most for a completion: -1 for ever. */
-static int completion_timeout(const struct vhu_worker *worker)
+int vhu_worker_completion_timeout(const struct vhu_worker *worker)
 {
     return worker->held_back || worker->waiting ? RETRY_MS : -1;
 }
@@ -144,95 +127,13 @@ static bool serve_all(struct vhu_worker *worker)
     return worked;
 }
 
-/* After a pass without work: whether to make another one. */
-static bool keep_polling(struct vhu_worker *worker)
-{
-    if (worker->config.busy)
-        return true;
-    if (worker->poll_ns == 0)
-        return false;
-    if (++worker->empty_passes % CLOCK_EVERY != 0)
-        return true;
-    uint64_t now = now_ns();
-    if (worker->empty_passes == CLOCK_EVERY)
-        worker->idle_since = now;
-    return now - worker->idle_since < worker->poll_ns;
-}
-
-/* Polling that found nothing is tried for half as long next time, until it is given up. Sleeps
- * that were hardly longer than the polling allowed bring it back: so an idle disk costs nothing,
- * and a guest that waits for each request before it sends the next is answered without a sleep. */
-static void adapt(struct vhu_worker *worker, uint64_t slept_ns, bool kicked)
-{
-    if (worker->poll_ns > 0) {
-        worker->poll_ns /= 2;
-        if (worker->poll_ns < worker->poll_max_ns / POLL_SHRUNK)
-            worker->poll_ns = 0;
-    } else if (kicked && slept_ns < worker->poll_max_ns * SHORT_SLEEP &&
-               ++worker->short_sleeps == NEAR_MISSES) {
-        worker->short_sleeps = 0;
-        worker->poll_ns = worker->poll_max_ns;
-    }
-}
-
-static void suppress_kicks(struct vhu_worker *worker)
-{
-    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (queue_is_active(queue))
-            vhu_ring_kick_disable(queue->ring);
-    }
-}
-
-/* Ask every driver for kicks. Returns for how many ms to sleep: -1 for ever, 0 if work is there. */
-static int invite_kicks(struct vhu_worker *worker)
-{
-    int timeout = completion_timeout(worker);
-
-    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (!queue_is_active(queue) || !vhu_queue_has_room(queue))
-            continue;
-        if (vhu_ring_kick_enable(queue->ring))
-            timeout = 0;
-        else if (queue->fd[VHU_FD_KICK] == NO_FD && timeout != 0)
-            timeout = NO_KICK_TIMEOUT_MS;
-    }
-    return worker->faults_seen == vhu_sigbus_count() ? timeout : 0;
-}
-
-static void sleep_until_kick(struct vhu_worker *worker)
-{
-    struct epoll_event events[EVENTS];
-    uint64_t start = now_ns(), count;
-    int timeout = invite_kicks(worker);
-    bool kicked = false;
-
-    int ready = timeout == 0 ? 0 : epoll_wait(worker->epoll_fd, events, EVENTS, timeout);
-    for (int i = 0; i < ready; i++) {
-        struct vhu_queue *queue = events[i].data.ptr;
-
-        if (events[i].data.ptr == worker->io) {
-            kicked = true; /* a completion: worth having waited for, too */
-        } else if (queue) {
-            vhu_queue_drain_kick(queue, events[i].events);
-            kicked = true;
-        } else if (read(worker->wake_fd, &count, sizeof(count)) < 0) {
-            continue; /* another wake-up took it: the flag says what there is to do */
-        }
-    }
-    suppress_kicks(worker);
-    if (timeout != 0)
-        adapt(worker, now_ns() - start, kicked);
-    /* a ring without a kick fd that has work now was worth polling */
-    worker->empty_passes = ready == 0 && timeout > 0;
-}
-
 /* The store still writes to guest memory: wait for it, and give back what it did. */
 static void finish_jobs(struct vhu_worker *worker)
 {
     while (worker->in_flight > 0) {
         struct pollfd ready = {.fd = worker->io->ready_fd, .events = POLLIN};
 
-        if (!carry_on(worker) && poll(&ready, 1, completion_timeout(worker)) < 0)
+        if (!carry_on(worker) && poll(&ready, 1, vhu_worker_completion_timeout(worker)) < 0)
             continue; /* a signal */
     }
 }
@@ -246,10 +147,8 @@ static void *run(void *argument)
             if (worker->empty_passes > 0)
                 worker->poll_ns = worker->poll_max_ns; /* polling paid */
             worker->empty_passes = 0;
-        } else if (keep_polling(worker)) {
-            relax();
-        } else {
-            sleep_until_kick(worker);
+        } else if (!vhu_worker_keeps_polling(worker)) {
+            vhu_worker_sleep(worker);
         }
     }
     finish_jobs(worker);
@@ -315,6 +214,7 @@ int vhu_worker_create_with(const struct vhu_worker_config *config, struct vhu_io
     worker->references = 1;
     worker->epoll_fd = worker->wake_fd = NO_FD;
     worker->poll_max_ns = worker->poll_ns = (uint64_t)config->poll_us * 1000;
+    worker->nap_ns = (uint64_t)(config->nap_us ? config->nap_us : NAP_US) * 1000;
     pthread_mutex_init(&worker->lock, NULL);
     init_condition(&worker->changed);
     int rc = open_fds(worker);

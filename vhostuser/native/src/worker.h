@@ -14,7 +14,7 @@
 #include "ring.h"
 #include "signals.h"
 
-enum { QUEUE_FDS = 3 };
+enum { QUEUE_FDS = 3, SECOND_NS = 1000000000 };
 
 struct vhu_worker {
     struct vhu_worker_config config;
@@ -39,6 +39,7 @@ struct vhu_worker {
     bool held_back;     /* the host had no room for some of them */
     struct io_job *waiting; /* those that start when writes of another kind have ended */
     uint32_t faults_seen; /* of guest memory, in the whole process */
+    uint64_t nap_ns;
     uint64_t poll_max_ns;
     uint64_t poll_ns;      /* how long polling is worth while now */
     uint64_t idle_since;   /* valid once a batch of empty passes was counted */
@@ -58,7 +59,8 @@ struct mailbox {
 
 /* Written by the thread alone, read by anyone. */
 struct counters {
-    uint64_t requests, errors, bytes_read, bytes_written, kicks, calls, calls_suppressed, waits;
+    uint64_t requests, errors, bytes_read, bytes_written, kicks, page_kicks, calls, calls_suppressed,
+        waits;
 };
 
 enum {
@@ -150,6 +152,8 @@ void vhu_queue_settle(struct vhu_queue *queue);
 
 void vhu_queue_apply(struct vhu_queue *queue);
 void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events);
+/* Whether the driver wrote to the notify page since the last time. */
+bool vhu_queue_take_page_kick(struct vhu_queue *queue);
 /* Break the ring if its memory was lost: once nothing is in flight any more. */
 void vhu_queue_check_memory(struct vhu_queue *queue);
 /* The thread is about to forget the queue. */
@@ -157,7 +161,16 @@ void vhu_queue_unwatch(struct vhu_queue *queue);
 /* Let go of everything; the thread does not know the queue any more, or has ended. */
 void vhu_queue_release(struct vhu_queue *queue);
 
+/* idle.c, called by the worker's thread */
+
+/* After a pass without work: whether to make another one. */
+bool vhu_worker_keeps_polling(struct vhu_worker *worker);
+/* Sleep until there may be something to do. */
+void vhu_worker_sleep(struct vhu_worker *worker);
+
 /* worker.c */
+/* For how many ms to wait at most for a completion: -1 for ever. */
+int vhu_worker_completion_timeout(const struct vhu_worker *worker);
 /* As vhu_worker_create, with an engine of the caller's choice, which is taken over. */
 int vhu_worker_create_with(const struct vhu_worker_config *config, struct vhu_io_engine *io,
                            struct vhu_worker **ret);
