@@ -97,6 +97,7 @@ class RingStatistics:
         bytes_read: payload bytes given to the guest.
         bytes_written: payload bytes taken from the guest.
         kicks: wake-ups by the kick fd.
+        page_kicks: stores into the notify page that were found, as a rule by a worker that slept.
         calls: signals to the call fd.
         calls_suppressed: times the driver wanted no call.
         waits: times a request had to wait for the store instead of being answered at once.
@@ -109,6 +110,7 @@ class RingStatistics:
     bytes_read: int = 0
     bytes_written: int = 0
     kicks: int = 0
+    page_kicks: int = 0
     calls: int = 0
     calls_suppressed: int = 0
     waits: int = 0

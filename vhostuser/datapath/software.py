@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vhostuser.memory import Snapshot
     from vhostuser.native import Pointer
 
-__all__ = ["IO_ENGINES", "SoftwareDatapath", "WorkerOptions"]
+__all__ = ["ENGINE_FAULTS", "IO_ENGINES", "SoftwareDatapath", "WorkerOptions"]
 
 _IO = {
     "auto": lib.VHU_IO_AUTO,
@@ -44,6 +44,14 @@ _IO = {
 }
 IO_ENGINES = tuple(_IO)
 """How requests may wait for the store; `auto` is io_uring, or threads where the host refuses it."""
+
+_FAULTS = {
+    "stuck-queue": lib.VHU_MISCHIEF_STUCK,
+    "lost-interrupt": lib.VHU_MISCHIEF_LOST_CALLS,
+    "wrong-used-id": lib.VHU_MISCHIEF_WRONG_IDS,
+}
+ENGINE_FAULTS = tuple(_FAULTS)
+"""How a ring can be made to misbehave, see `SoftwareDatapath.set_fault`."""
 
 _ACTUAL = {
     lib.VHU_QUEUE_STOPPED: RingActual.STOPPED,
@@ -96,12 +104,15 @@ class WorkerOptions:
         poll_us: longest time to poll an idle ring before sleeping, in microseconds.
         busy_poll: never sleep.
         io: how requests wait for the store, one of `IO_ENGINES`.
+        nap_us: how long to sleep at once while a ring has a notify page, which wakes nobody, in
+            microseconds; ten times that after 64 of them without a kick.
     """
 
     count: int = 1
     poll_us: int = 50
     busy_poll: bool = False
     io: str = "auto"
+    nap_us: int = 100
 
 
 class SoftwareDatapath:
@@ -130,7 +141,12 @@ class SoftwareDatapath:
     def _create_workers(self, count: int, options: WorkerOptions) -> None:
         if options.io == "io_uring":
             check(lib.vhu_io_uring_probe(), "use io_uring (--io threads does without)")
-        fields = {"poll_us": options.poll_us, "busy": options.busy_poll, "io": _IO[options.io]}
+        fields = {
+            "poll_us": options.poll_us,
+            "busy": options.busy_poll,
+            "io": _IO[options.io],
+            "nap_us": options.nap_us,
+        }
         config = ffi.new("struct vhu_worker_config *", fields)
         for _ in range(count):
             ret = ffi.new("struct vhu_worker **")
@@ -364,8 +380,35 @@ class SoftwareDatapath:
 
     async def look(self, index: int) -> None:
         """Look at a ring once. See `Datapath.look`."""
+        lib.vhu_queue_look(self._queues[index].native)
+        await trio.lowlevel.checkpoint()
+
+    async def set_notify_page(self, index: int, address: int | None) -> None:
+        """Take stores into 4 bytes of memory as kicks of ring `index`, too; the last one wins.
+
+        They hold 0xFFFFFFFF while there is no kick; the driver stores the ring's number there, in 2
+        or 4 bytes. It is nobody else's ring that they belong to.
+
+        Args:
+            index: ring.
+            address: a multiple of 4, in memory that no peer can truncate (a sealed memfd). It stays
+                mapped until this was called with another. None: there is none any more.
+        """
         queue = self._queues[index]
+        queue.wanted.notify = ffi.cast("void *", address or 0)
         await self._applied(queue, queue.want())
+
+    def set_fault(self, index: int, fault: str, times: int) -> None:
+        """Have ring `index` misbehave as those of broken devices do, to try drivers.
+
+        Args:
+            index: ring.
+            fault: one of `ENGINE_FAULTS`: "stuck-queue" (takes no more requests),
+                "lost-interrupt" (the next calls do not come), "wrong-used-id" (the next used
+                entries have an id that no driver has in flight).
+            times: how often; 0 ends it. A queue is stuck until then.
+        """
+        lib.vhu_queue_misbehave(self._queues[index].native, _FAULTS[fault], times)
 
     async def leave(self) -> None:
         """Abandon every ring and forget the session. See `Datapath.leave`."""
@@ -393,6 +436,7 @@ def _statistics(status: Pointer) -> RingStatistics:
         bytes_read=status.bytes_read,
         bytes_written=status.bytes_written,
         kicks=status.kicks,
+        page_kicks=status.page_kicks,
         calls=status.calls,
         calls_suppressed=status.calls_suppressed,
         waits=status.waits,

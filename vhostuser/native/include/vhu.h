@@ -294,6 +294,18 @@ int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd);
  * a write to it. Repeat until what was wanted is applied: one that comes too early is lost. Uses SIGURG. */
 void vhu_queue_interrupt(struct vhu_queue *queue);
 void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret);
+/* Have the worker look at the ring soon, as after a kick that came another way. */
+void vhu_queue_look(struct vhu_queue *queue);
+
+/* What a broken device does. A testing aid for those who write drivers; never on by itself. */
+enum vhu_mischief {
+    VHU_MISCHIEF_STUCK = 0,      /* no chain is popped any more, as long as `times` is not 0 */
+    VHU_MISCHIEF_LOST_CALLS = 1, /* so many of the next calls do not come */
+    VHU_MISCHIEF_WRONG_IDS = 2,  /* so many of the next used entries have an id that is never in flight */
+};
+
+/* Misbehave from now on; 0 ends it. Any thread. */
+void vhu_queue_misbehave(struct vhu_queue *queue, enum vhu_mischief what, uint32_t times);
 
 /* ---- Relays ------------------------------------------------------------------------------------ */
 

@@ -88,7 +88,7 @@ static int invite_kicks(struct vhu_worker *worker)
     int timeout = vhu_worker_completion_timeout(worker);
 
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (!queue_is_active(queue) || !vhu_queue_has_room(queue))
+        if (!queue_is_served(queue) || !vhu_queue_has_room(queue))
             continue;
         if (vhu_ring_kick_enable(queue->ring))
             timeout = 0;
@@ -101,7 +101,7 @@ static int invite_kicks(struct vhu_worker *worker)
 static bool has_pages(const struct vhu_worker *worker)
 {
     for (const struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (queue_is_active(queue) && queue->current.notify)
+        if (queue_is_served(queue) && queue->current.notify)
             return true;
     }
     return false;
@@ -113,7 +113,7 @@ static bool take_page_kicks(struct vhu_worker *worker)
     bool kicked = false;
 
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next)
-        kicked |= queue_is_active(queue) && vhu_queue_take_page_kick(queue);
+        kicked |= queue_is_served(queue) && vhu_queue_take_page_kick(queue);
     return kicked;
 }
 

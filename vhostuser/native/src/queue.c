@@ -84,6 +84,13 @@ void vhu_queue_interrupt(struct vhu_queue *queue)
     pthread_mutex_unlock(&queue->worker->lock);
 }
 
+void vhu_queue_look(struct vhu_queue *queue)
+{
+    pthread_mutex_lock(&queue->worker->lock);
+    vhu_worker_notify(queue->worker);
+    pthread_mutex_unlock(&queue->worker->lock);
+}
+
 void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
 {
     pthread_mutex_lock(&queue->worker->lock);

@@ -26,7 +26,8 @@ void vhu_queue_publish(struct vhu_queue *queue)
     queue->unpublished = 0;
     if (!vhu_ring_publish(queue->ring)) {
         count_more(&queue->counters.calls_suppressed, 1);
-    } else if (queue->fd[VHU_FD_CALL] != NO_FD) {
+    } else if (queue->fd[VHU_FD_CALL] != NO_FD &&
+               !vhu_queue_misbehaves(queue, VHU_MISCHIEF_LOST_CALLS)) {
         count_more(&queue->counters.calls, 1);
         vhu_signal_send_often(queue->fd[VHU_FD_CALL], &queue->call_room);
     }
@@ -68,8 +69,7 @@ static void complete(struct vhu_queue *queue, const struct vhu_chain *chain,
     if (queue->abandoning)
         return;
     vhu_blk_finish(request, &result);
-    (void)vhu_ring_push(queue->ring, chain, result.written); /* popped and not pushed: cannot fail */
-    queue->unpublished++;
+    queue_push(queue, chain, result.written);
     count_more(&queue->counters.requests, 1);
     count_more(&queue->counters.errors, result.failed);
     count_more(&queue->counters.bytes_read, result.bytes_read);

@@ -117,7 +117,7 @@ static bool serve_all(struct vhu_worker *worker)
     bool worked = false;
 
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (queue_is_active(queue))
+        if (queue_is_served(queue))
             worked |= vhu_queue_serve(queue);
     }
     if (worker->in_flight > 0)

@@ -14,7 +14,7 @@
 #include "ring.h"
 #include "signals.h"
 
-enum { QUEUE_FDS = 3, SECOND_NS = 1000000000 };
+enum { QUEUE_FDS = 3, MISCHIEFS = 3, SECOND_NS = 1000000000 };
 
 struct vhu_worker {
     struct vhu_worker_config config;
@@ -87,6 +87,7 @@ struct vhu_queue {
     struct mailbox mailbox;
     struct vhu_queue_status status; /* under the lock; its counters stay unused */
     struct counters counters;
+    uint32_t mischief[MISCHIEFS]; /* how often; atomic */
 
     /* the thread's own */
     struct vhu_ring *ring; /* NULL: not running */
@@ -119,6 +120,12 @@ static inline bool queue_is_active(const struct vhu_queue *queue)
     return queue->ring && queue->current.enabled && !queue->settling;
 }
 
+/* Whether chains of a queue may be popped. */
+static inline bool queue_is_served(const struct vhu_queue *queue)
+{
+    return queue_is_active(queue) && !load_relaxed(&queue->mischief[VHU_MISCHIEF_STUCK]);
+}
+
 /* A counter has one writer, so that it needs no locked addition. */
 static inline void count_more(uint64_t *counter, uint64_t more)
 {
@@ -131,6 +138,25 @@ static inline uint64_t now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* mischief.c, called by the worker's thread */
+
+/* Whether to misbehave this once. */
+bool vhu_queue_misbehaves(struct vhu_queue *queue, enum vhu_mischief what);
+/* As vhu_ring_push, with an id that no driver can have in flight. */
+void vhu_queue_push_wrong(struct vhu_queue *queue, const struct vhu_chain *chain, uint32_t written);
+
+/* Give a popped chain back. */
+static inline void queue_push(struct vhu_queue *queue, const struct vhu_chain *chain,
+                              uint32_t written)
+{
+    if (__builtin_expect(load_relaxed(&queue->mischief[VHU_MISCHIEF_WRONG_IDS]) > 0, 0) &&
+        vhu_queue_misbehaves(queue, VHU_MISCHIEF_WRONG_IDS))
+        vhu_queue_push_wrong(queue, chain, written);
+    else
+        (void)vhu_ring_push(queue->ring, chain, written); /* popped and not pushed: cannot fail */
+    queue->unpublished++;
 }
 
 /* serve.c */
