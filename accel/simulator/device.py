@@ -280,22 +280,29 @@ class SimulatedDevice(EmulatedDevice):
             state=wanted.state,
         )
         try:
-            kick = self._doorbells.eventfds[index].duplicate()
-            await self._datapath.set_enabled(index, enabled=True)
-            await self._datapath.start_queue(index, start, kick)
-        except RequestError as error:
-            text = f"{error.field} {error.value}: {error.strerror}"
-            if error.field in _AREAS:
-                text = f"{error.field} area: {self._memory.explain(getattr(wanted, error.field))}"
-            return self.function.state.refused(index, text)
+            with self._doorbells.eventfds[index].duplicate() as kick:
+                await self._datapath.set_enabled(index, enabled=True)
+                await self._datapath.set_notify_page(index, self._doorbells.address(index))
+                await self._datapath.start_queue(index, start, kick)
         except OSError as error:
-            return self.function.state.refused(index, str(error))
+            await self._datapath.set_notify_page(index, None)
+            return self.function.state.refused(index, self._why_refused(wanted, error))
         self._started.add(index)
         return ()
 
+    def _why_refused(self, wanted: StartQueue, error: OSError) -> str:
+        if not isinstance(error, RequestError):
+            return str(error)
+        if error.field in _AREAS:
+            address: int = getattr(wanted, error.field)
+            return f"its {error.field} area: {self._memory.explain(address)}"
+        return f"its {error.field} is {error.value}, it takes {error.strerror}"
+
     async def _stop(self, index: int, how: StopMode) -> RingState:
         self._started.discard(index)
-        return await self._datapath.stop_queue(index, how)
+        state = await self._datapath.stop_queue(index, how)
+        await self._datapath.set_notify_page(index, None)
+        return state
 
     async def _stop_all(self) -> None:
         for index in sorted(self._started):
