@@ -67,7 +67,7 @@ class DeviceConfig:
             OSError: it does not lie inside, or the device is gone.
         """
         structure = self._structure
-        if structure is None or offset + len(data) > structure.size:
+        if structure is None or not 0 <= offset <= structure.size - len(data):
             raise AcceleratorError(
                 f"{self._device.name} has no configuration at {offset:#x} that could be written",
                 number=errno.EINVAL,

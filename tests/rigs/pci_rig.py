@@ -268,6 +268,9 @@ class ModelDevice(PciDevice):
     def depart(self, why: str) -> None:
         self._gone = why
         self._departed.set()
+        for fd in self.bound.values():
+            fd.close()
+        self.bound.clear()
 
     def doorbell_value(self, index: int, multiplier: int) -> bytes:
         place = NOTIFY_AT + self.queues[index].notify_off * multiplier
