@@ -43,7 +43,6 @@ from protocol.vfio_user.errors import (
 from protocol.vfio_user.exchange import (
     Event,
     Limits,
-    Negotiated,
     Rejected,
     Reply,
     Request,
@@ -61,6 +60,9 @@ from protocol.vfio_user.framing import (
     HEADER_SIZE,
     Header,
     Outgoing,
+)
+from protocol.vfio_user.handshake import (
+    Negotiated,
 )
 from protocol.vfio_user.messages import (
     MAJOR,

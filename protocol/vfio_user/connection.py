@@ -9,40 +9,17 @@ and its fds are closed. What a command means is the business of others. Specific
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
-from protocol.vfio_user import formats as f
 from protocol.vfio_user import messages as m
-from protocol.vfio_user.errors import (
-    FatalProtocolError,
-    LocalProtocolError,
-    RemoteProtocolError,
-)
-from protocol.vfio_user.exchange import (
-    Limits,
-    Negotiated,
-    Pending,
-    Rejected,
-    Reply,
-    Request,
-    agree,
-)
-from protocol.vfio_user.framing import (
-    ERROR,
-    HEADER_SIZE,
-    MAX_ERRNO,
-    NO_REPLY,
-    REPLY,
-    SECTION,
-    Header,
-    error_frame,
-    frame,
-)
-from protocol.vfio_user.intake import Intake, close_all
+from protocol.vfio_user.errors import LocalProtocolError
+from protocol.vfio_user.exchange import Limits, Pending, Rejected, Request
+from protocol.vfio_user.framing import MAX_ERRNO, NO_REPLY, REPLY, error_frame, frame
+from protocol.vfio_user.handshake import Handshake
 from protocol.vfio_user.legality import require_answers, require_fds, require_limits
 from protocol.vfio_user.outstanding import Outstanding
-from protocol.vfio_user.table import COMMANDS, row_of
+from protocol.vfio_user.receiving import Receiver
+from protocol.vfio_user.table import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,14 +27,12 @@ if TYPE_CHECKING:
     from protocol.messages import Closeable, Message
     from protocol.vfio_user.exchange import Event
     from protocol.vfio_user.framing import Outgoing
-    from protocol.vfio_user.intake import Arrived
-    from protocol.vfio_user.rows import CommandRow, Part, Role
+    from protocol.vfio_user.handshake import Negotiated
+    from protocol.vfio_user.rows import CommandRow, Role
 
 __all__ = ["Connection"]
 
 _DEFAULT_LIMITS = Limits()
-_HEAD = 32  # the longest fixed part in front of data
-_PLAIN = (0, NO_REPLY, REPLY)
 
 
 class Connection:
@@ -72,8 +47,6 @@ class Connection:
     Attributes:
         role: Which side we are.
         limits: What to accept of the peer at most.
-        negotiated: What was agreed; None before.
-        closed: Whether it has ended: nothing more comes out of `receive`.
     """
 
     def __init__(
@@ -85,17 +58,23 @@ class Connection:
     ) -> None:
         self.role = role
         self.limits = limits
-        self.negotiated = negotiated
-        self.closed = False
-        largest = max(f.MAX_JSON, f.MAX_INFO, limits.max_data_xfer_size * 3)
-        self._intake = Intake(HEADER_SIZE + _HEAD + largest, _brings_fds)
+        self._handshake = Handshake(negotiated)
         self._outstanding = Outstanding(limits.max_pending)
-        self._open: set[Request] = set()
-        self._proposed = False
+        self._receiver = Receiver(role, limits, self._handshake, self._outstanding)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "agreed" if self.negotiated else "new"
         return f"<Connection {self.role.value}, {state}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended: nothing more comes out of `receive`."""
+        return self._receiver.closed
+
+    @property
+    def negotiated(self) -> Negotiated | None:
+        """What was agreed in VERSION; None before."""
+        return self._handshake.negotiated
 
     @property
     def pending(self) -> int:
@@ -115,32 +94,7 @@ class Connection:
             What is complete now, in the order in which it came. After a fatal `Rejected`, which is
             always the last, the connection is closed.
         """
-        if self.closed:
-            close_all(fds)
-            return []
-        events: list[Event] = []
-        for arrived in self._intake.feed(data, fds):
-            self._collect(arrived, events)
-        broken = self._intake.take_broken()
-        if broken is not None:
-            self._collect_broken(*broken, events)
-        return events
-
-    def _collect(self, arrived: Arrived, events: list[Event]) -> None:
-        if self.closed:
-            close_all(arrived.fds)
-            return
-        event = self._take(arrived)
-        if event is not None:
-            events.append(event)
-
-    def _collect_broken(
-        self, arrived: Arrived, error: FatalProtocolError, events: list[Event]
-    ) -> None:
-        if self.closed:
-            close_all(arrived.fds)
-            return
-        events.append(self._reject(arrived, COMMANDS.get(arrived.command), error))
+        return self._receiver.receive(data, fds)
 
     def receive_eof(self) -> Rejected | None:
         """Note that the peer has closed its end, and close this one.
@@ -148,166 +102,11 @@ class Connection:
         Returns:
             A rejection if that was in the middle of a message.
         """
-        unfinished = 0 if self.closed else self._intake.unfinished
-        self.close()
-        if not unfinished:
-            return None
-        error = RemoteProtocolError(
-            "a message is complete before the end of file",
-            message="header" if unfinished < HEADER_SIZE else "payload",
-            field="size",
-            value=unfinished,
-            section=SECTION,
-        )
-        return Rejected(error=error, answer=None, fatal=True)
+        return self._receiver.receive_eof()
 
     def close(self) -> None:
         """Close this end: drop an unfinished message with its fds, and forget what is pending."""
-        self.closed = True
-        self._intake.close()
-        self._outstanding.clear()
-        self._open.clear()
-
-    def _take(self, arrived: Arrived) -> Event | None:
-        flags = arrived.flags
-        row = COMMANDS.get(arrived.command)
-        try:
-            if flags not in _PLAIN:
-                _header_of(arrived).check_flags()
-            if flags & (REPLY | ERROR):
-                return self._take_reply(arrived)
-            return self._take_request(arrived, row)
-        except LocalProtocolError as error:
-            return self._reject(arrived, row, error)
-
-    def _take_request(self, arrived: Arrived, row: CommandRow | None) -> Request:
-        if row is None or row.sender is self.role:
-            raise LocalProtocolError(
-                f"the command is one that the {self.role.other.value} sends",
-                field="command",
-                value=arrived.command,
-            )
-        self._check_turn(row, no_reply=bool(arrived.flags & NO_REPLY))
-        message = self._decode(arrived, row.request)
-        if message is None:  # pragma: no cover - every request has a class
-            raise LocalProtocolError("a request", field="command", value=row.number)
-        request = Request(
-            id=arrived.id,
-            message=message,
-            no_reply=bool(arrived.flags & NO_REPLY),
-            fds=arrived.fds,
-            size=HEADER_SIZE + len(arrived.payload),
-            row=row,
-        )
-        if isinstance(message, m.Version):
-            self._proposed = True
-        if not request.no_reply:
-            self._open.add(request)
-        return request
-
-    def _check_turn(self, row: CommandRow, *, no_reply: bool) -> None:
-        is_version = row.request.message is m.Version
-        if is_version and (self._proposed or self.negotiated):
-            raise LocalProtocolError("VERSION comes once", field="command", value=row.number)
-        if is_version and no_reply:
-            raise LocalProtocolError("VERSION wants an answer", field="flags", value=NO_REPLY)
-        if not is_version and self.negotiated is None:
-            raise LocalProtocolError(
-                "VERSION comes first, and is answered", field="command", value=row.number
-            )
-        if row.request.message is m.RegionWriteMulti and not (
-            self.negotiated and self.negotiated.write_multiple
-        ):
-            raise LocalProtocolError(
-                "write_multiple is agreed in VERSION before it is used",
-                field="command",
-                value=row.number,
-            )
-
-    def _take_reply(self, arrived: Arrived) -> Reply | None:
-        pending = self._outstanding.settle(arrived.id)
-        if pending is None:
-            close_all(arrived.fds)
-            return None
-        row = pending.row
-        if arrived.command != row.number:
-            raise LocalProtocolError(
-                f"a reply repeats the command of its request, {row.number}",
-                field="command",
-                value=arrived.command,
-            )
-        if arrived.flags & ERROR:
-            # Some peers send a body with it, which means nothing.
-            return self._failure(arrived, pending)
-        message = self._decode(arrived, row.reply)
-        require_answers(pending.message, message, len(arrived.fds))
-        if isinstance(message, m.VersionReply) and isinstance(pending.message, m.Version):
-            self.negotiated = agree(pending.message, message, len(arrived.fds))
-        return Reply(
-            id=arrived.id,
-            request_message=pending.message,
-            message=message,
-            error=None,
-            fds=arrived.fds,
-        )
-
-    def _failure(self, arrived: Arrived, pending: Pending) -> Reply:
-        if arrived.error > MAX_ERRNO:
-            raise LocalProtocolError(
-                f"an error number is 0 to {MAX_ERRNO}", field="error", value=arrived.error
-            )
-        if arrived.fds or arrived.stray:
-            raise LocalProtocolError(
-                "no file descriptors come with an error", field="fds", value=len(arrived.fds)
-            )
-        return Reply(
-            id=arrived.id,
-            request_message=pending.message,
-            message=None,
-            error=arrived.error,
-            fds=(),
-        )
-
-    def _decode(self, arrived: Arrived, part: Part) -> Message | None:
-        if arrived.stray:
-            raise LocalProtocolError(
-                "file descriptors come with a message's first byte",
-                field="fds",
-                value=arrived.stray,
-            )
-        payload, size = part.payload, len(arrived.payload)
-        if not payload.accepts(size):
-            raise LocalProtocolError(payload.size_rule, field="size", value=size)
-        message = part.parse(arrived.payload)
-        fds = len(arrived.fds)
-        require_fds(part, message, fds)
-        require_limits(
-            message,
-            fds,
-            max_data_xfer_size=self.limits.max_data_xfer_size,
-            max_msg_fds=self.limits.max_msg_fds,
-        )
-        return message
-
-    def _reject(
-        self, arrived: Arrived, row: CommandRow | None, error: LocalProtocolError
-    ) -> Rejected:
-        close_all(arrived.fds)
-        is_reply = bool(arrived.flags & (REPLY | ERROR))
-        fatal = is_reply or self.negotiated is None or isinstance(error, FatalProtocolError)
-        remote = RemoteProtocolError(
-            error.rule,
-            message=row.name if row else f"number-{arrived.command}",
-            field=error.field,
-            value=error.value,
-            section=row.section if row else SECTION,
-        )
-        answer = None
-        if not is_reply and not arrived.flags & NO_REPLY:
-            answer = error_frame(arrived.id, arrived.command, errno.EINVAL)
-        if fatal:
-            self.close()
-        return Rejected(error=remote, answer=answer, fatal=fatal)
+        self._receiver.close()
 
     # Answering
 
@@ -338,13 +137,10 @@ class Connection:
             message, fds = _fit(request.message, message, tuple(fds))
             self._check_reply(request, message, len(fds))
             payload = row.reply.build(message)
-            agreed = self.negotiated
-            if isinstance(message, m.VersionReply) and isinstance(request.message, m.Version):
-                agreed = agree(request.message, message, len(fds))
+            self._handshake.settle(request.message, message, len(fds))
         except LocalProtocolError as error:
             raise _named(error, row) from error
-        self.negotiated = agreed
-        self._open.discard(request)
+        self._receiver.open.discard(request)
         return frame(request.id, row.number, REPLY, payload, fds)
 
     def _check_reply(self, request: Request, message: Message | None, fds: int) -> None:
@@ -384,11 +180,11 @@ class Connection:
         if request.no_reply or self.closed:
             return None
         self._check_open(request)
-        self._open.discard(request)
+        self._receiver.open.discard(request)
         return error_frame(request.id, request.row.number, error)
 
     def _check_open(self, request: Request) -> None:
-        if request not in self._open:
+        if request not in self._receiver.open:
             raise LocalProtocolError(
                 "answer each request once, and only those that receive() returned",
                 message=request.row.name,
@@ -425,7 +221,7 @@ class Connection:
         try:
             if self.closed:
                 raise LocalProtocolError("a closed connection carries no more requests")  # noqa: TRY301
-            self._check_turn(row, no_reply=no_reply)
+            self._handshake.check(row, no_reply=no_reply)
             require_fds(row.request, message, len(fds))
             if self.negotiated is not None:
                 require_limits(
@@ -438,8 +234,7 @@ class Connection:
             number = self._outstanding.add(None if no_reply else Pending(row, message))
         except LocalProtocolError as error:
             raise _named(error, row) from error
-        if isinstance(message, m.Version):
-            self._proposed = True
+        self._handshake.note(message)
         flags = NO_REPLY if no_reply else 0
         return frame(number, row.number, flags, payload, tuple(fds))
 
@@ -450,14 +245,6 @@ class Connection:
             number: The request's id; one that is not pending is ignored.
         """
         self._outstanding.forget(number)
-
-
-def _brings_fds(command: int, flags: int) -> bool:
-    row = COMMANDS.get(command)
-    if row is None or flags & ERROR:
-        return False
-    part = row.reply if flags & REPLY else row.request
-    return part.fds[1] > 0
 
 
 def _fit(
@@ -471,16 +258,6 @@ def _fit(
     ):
         return reply.cut(), ()
     return reply, fds
-
-
-def _header_of(arrived: Arrived) -> Header:
-    return Header(
-        id=arrived.id,
-        command=arrived.command,
-        size=HEADER_SIZE + len(arrived.payload),
-        flags=arrived.flags,
-        error=arrived.error,
-    )
 
 
 def _named(error: LocalProtocolError, row: CommandRow) -> LocalProtocolError:

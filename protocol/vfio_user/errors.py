@@ -6,8 +6,6 @@ A `RemoteProtocolError` never leaves `Connection.receive` as an exception: it co
 
 from __future__ import annotations
 
-import errno
-
 from protocol.errors import LocalProtocolError, ProtocolError, show_value
 
 __all__ = ["FatalProtocolError", "LocalProtocolError", "RemoteProtocolError", "show_value"]
@@ -18,10 +16,4 @@ class FatalProtocolError(LocalProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer broke a rule; its message was rejected, its fds closed, and nothing has changed.
-
-    Attributes:
-        errno: The error number that tells the peer.
-    """
-
-    errno: int = errno.EINVAL
+    """The peer broke a rule; its message was rejected, its fds closed, and nothing has changed."""

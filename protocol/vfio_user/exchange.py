@@ -1,6 +1,6 @@
-"""What passes between a connection and its user: limits, what was agreed, and events.
+"""What passes between a connection and its user: limits and events.
 
-Data only; `connection` makes and consumes it. Specification: vfio-user, "Header" and "VERSION".
+Data only; `connection` makes and consumes it. Specification: vfio-user, "Header".
 """
 
 from __future__ import annotations
@@ -8,24 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from protocol.vfio_user.capabilities import (
-    DEFAULT_DATA_XFER_SIZE,
-    DEFAULT_DMA_MAPS,
-    DEFAULT_MSG_FDS,
-    DEFAULT_PGSIZES,
-)
+from protocol.vfio_user.capabilities import DEFAULT_DATA_XFER_SIZE
 from protocol.vfio_user.errors import LocalProtocolError
 from protocol.vfio_user.formats import MAX_TRANSFER
 
 if TYPE_CHECKING:
     from protocol.messages import Closeable, Message
-    from protocol.vfio_user.capabilities import MigrationCapability
     from protocol.vfio_user.errors import RemoteProtocolError
     from protocol.vfio_user.framing import Outgoing
-    from protocol.vfio_user.messages import Version, VersionReply
     from protocol.vfio_user.rows import CommandRow
 
-__all__ = ["Event", "Limits", "Negotiated", "Pending", "Rejected", "Reply", "Request", "agree"]
+__all__ = ["Event", "Limits", "Pending", "Rejected", "Reply", "Request"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,91 +47,6 @@ class Limits:
             value = getattr(self, name)
             if not 1 <= value <= most:
                 raise LocalProtocolError(f"{name} is 1 to {most}", field=name, value=value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Negotiated:
-    """What both sides agreed on in VERSION.
-
-    Attributes:
-        minor: The minor version to speak.
-        max_data_xfer_size: Bytes of data that one message may move.
-        max_msg_fds: Fds that one message may bring.
-        max_dma_maps: Mappings that the device keeps at a time.
-        pgsizes: Page sizes of mappings, one bit each.
-        write_multiple: Whether REGION_WRITE_MULTI may be sent.
-        twin_socket: Which fd of the reply to VERSION carries the server's commands; None: they
-            come on this connection.
-        migration: How the server reports dirty pages.
-    """
-
-    minor: int
-    max_data_xfer_size: int = DEFAULT_DATA_XFER_SIZE
-    max_msg_fds: int = DEFAULT_MSG_FDS
-    max_dma_maps: int = DEFAULT_DMA_MAPS
-    pgsizes: int = DEFAULT_PGSIZES
-    write_multiple: bool = False
-    twin_socket: int | None = None
-    migration: MigrationCapability | None = None
-
-
-def agree(proposal: Version, answer: VersionReply, fds: int) -> Negotiated:
-    """Return what a proposal and its answer agree on.
-
-    Args:
-        proposal: What the client said.
-        answer: What the server said.
-        fds: Number of fds that came with the answer.
-
-    Raises:
-        LocalProtocolError: The answer does not fit the proposal.
-    """
-    if answer.minor > proposal.minor:
-        raise LocalProtocolError(
-            f"the minor version is at most the proposed one, {proposal.minor}",
-            field="minor",
-            value=answer.minor,
-        )
-    mine, theirs = proposal.capabilities, answer.capabilities
-    twin = theirs.twin_socket
-    index = None
-    if twin is not None and twin.supported:
-        index = twin.fd_index or 0
-        if mine.twin_socket is None or not mine.twin_socket.supported:
-            raise LocalProtocolError(
-                "a twin socket is given to clients that ask for one",
-                field="twin_socket",
-                value=twin.supported,
-            )
-    if fds != (0 if index is None else 1) or index:
-        raise LocalProtocolError(
-            "the twin socket comes along as the only fd, and no other does",
-            field="fds",
-            value=fds,
-        )
-    return Negotiated(
-        minor=answer.minor,
-        max_data_xfer_size=min(
-            mine.max_data_xfer_size or DEFAULT_DATA_XFER_SIZE,
-            theirs.max_data_xfer_size or DEFAULT_DATA_XFER_SIZE,
-        ),
-        max_msg_fds=min(
-            _default(mine.max_msg_fds, DEFAULT_MSG_FDS),
-            _default(theirs.max_msg_fds, DEFAULT_MSG_FDS),
-        ),
-        max_dma_maps=min(
-            _default(mine.max_dma_maps, DEFAULT_DMA_MAPS),
-            _default(theirs.max_dma_maps, DEFAULT_DMA_MAPS),
-        ),
-        pgsizes=theirs.pgsizes or DEFAULT_PGSIZES,
-        write_multiple=bool(mine.write_multiple and theirs.write_multiple),
-        twin_socket=index,
-        migration=theirs.migration,
-    )
-
-
-def _default(value: int | None, default: int) -> int:
-    return default if value is None else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -25,6 +25,7 @@ __all__ = [
     "Outgoing",
     "error_frame",
     "frame",
+    "is_reply",
 ]
 
 HEADER_SIZE = HEADER.size
@@ -71,11 +72,8 @@ class Header:
 
     @property
     def is_reply(self) -> bool:
-        """Whether this answers a command.
-
-        An error is always an answer: some peers forget the type bit in it.
-        """
-        return self.flags & _TYPE == REPLY or bool(self.flags & ERROR)
+        """Whether this answers a command."""
+        return is_reply(self.flags)
 
     @property
     def no_reply(self) -> bool:
@@ -107,6 +105,14 @@ class Header:
             raise LocalProtocolError(
                 "no-reply (bit 4) belongs to commands", field="flags", value=self.flags
             )
+
+
+def is_reply(flags: int) -> bool:
+    """Whether a message with these flags answers a command.
+
+    An error always does: some peers forget the type bit in it.
+    """
+    return flags & _TYPE == REPLY or bool(flags & ERROR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

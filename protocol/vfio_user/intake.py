@@ -74,6 +74,7 @@ class Intake:
             data: The bytes of one read.
             fds: The descriptors of that read, taken over.
         """
+        data = bytes(data)  # the same object, as a rule
         if not data:
             close_all(fds)
             return []

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Outstanding"]
 
 _IDS = 1 << 16
-_POSTED = 4096
 
 
 class Outstanding:
@@ -33,7 +32,7 @@ class Outstanding:
         # None: forgotten, the answer will be dropped.
         self._pending: dict[int, Pending | None] = {}
         self._waiting = 0
-        self._posted: dict[int, None] = {}
+        self._posted = bytearray(_IDS)
 
     @property
     def count(self) -> int:
@@ -59,14 +58,10 @@ class Outstanding:
         while number in self._pending:
             number = (number + 1) % _IDS
         self._next = (number + 1) % _IDS
-        self._posted.pop(number, None)
+        self._posted[number] = pending is None
         if pending is not None:
             self._pending[number] = pending
             self._waiting += 1
-            return number
-        self._posted[number] = None
-        if len(self._posted) > _POSTED:
-            del self._posted[next(iter(self._posted))]
         return number
 
     def settle(self, number: int) -> Pending | None:
@@ -79,8 +74,8 @@ class Outstanding:
             pending = self._pending.pop(number)
             self._waiting -= pending is not None
             return pending
-        if number in self._posted:
-            del self._posted[number]
+        if self._posted[number]:
+            self._posted[number] = False
             return None
         raise LocalProtocolError(
             "a reply has the id of a request that waits for it", field="id", value=number
@@ -95,5 +90,4 @@ class Outstanding:
     def clear(self) -> None:
         """Forget everything."""
         self._pending.clear()
-        self._posted.clear()
         self._waiting = 0

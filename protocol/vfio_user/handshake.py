@@ -1,0 +1,162 @@
+"""VERSION: what the two sides agree on, and what may be said before and after.
+
+Specification: vfio-user, "VERSION".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from protocol.vfio_user import messages as m
+from protocol.vfio_user.capabilities import (
+    DEFAULT_DATA_XFER_SIZE,
+    DEFAULT_DMA_MAPS,
+    DEFAULT_MSG_FDS,
+    DEFAULT_PGSIZES,
+    Capabilities,
+)
+from protocol.vfio_user.errors import LocalProtocolError
+from protocol.vfio_user.framing import NO_REPLY
+
+if TYPE_CHECKING:
+    from protocol.vfio_user.capabilities import MigrationCapability
+    from protocol.vfio_user.rows import CommandRow
+
+__all__ = ["Handshake", "Negotiated", "agree"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negotiated:
+    """What both sides agreed on in VERSION.
+
+    Attributes:
+        minor: The minor version to speak.
+        max_data_xfer_size: Bytes of data that one message may move.
+        max_msg_fds: Fds that one message may bring.
+        max_dma_maps: Mappings that the device keeps at a time.
+        pgsizes: Page sizes of mappings, one bit each, as the server says.
+        write_multiple: Whether REGION_WRITE_MULTI may be sent.
+        twin_socket: Which fd of the reply to VERSION carries the server's commands; None: they
+            come on this connection.
+        migration: How the server reports dirty pages.
+    """
+
+    minor: int
+    max_data_xfer_size: int = DEFAULT_DATA_XFER_SIZE
+    max_msg_fds: int = DEFAULT_MSG_FDS
+    max_dma_maps: int = DEFAULT_DMA_MAPS
+    pgsizes: int = DEFAULT_PGSIZES
+    write_multiple: bool = False
+    twin_socket: int | None = None
+    migration: MigrationCapability | None = None
+
+
+def agree(proposal: m.Version, answer: m.VersionReply, fds: int) -> Negotiated:
+    """Return what a proposal and its answer agree on.
+
+    Args:
+        proposal: What the client said.
+        answer: What the server said.
+        fds: Number of fds that come with the answer.
+
+    Raises:
+        LocalProtocolError: The answer does not fit the proposal.
+    """
+    if answer.minor > proposal.minor:
+        raise LocalProtocolError(
+            f"the minor version is at most the proposed one, {proposal.minor}",
+            field="minor",
+            value=answer.minor,
+        )
+    mine, theirs = proposal.capabilities, answer.capabilities
+
+    def lesser(name: str, default: int) -> int:
+        one, other = getattr(mine, name), getattr(theirs, name)
+        return min(default if one is None else one, default if other is None else other)
+
+    return Negotiated(
+        minor=answer.minor,
+        max_data_xfer_size=lesser("max_data_xfer_size", DEFAULT_DATA_XFER_SIZE),
+        max_msg_fds=lesser("max_msg_fds", DEFAULT_MSG_FDS),
+        max_dma_maps=lesser("max_dma_maps", DEFAULT_DMA_MAPS),
+        pgsizes=theirs.pgsizes or DEFAULT_PGSIZES,
+        write_multiple=bool(mine.write_multiple and theirs.write_multiple),
+        twin_socket=_twin_socket(mine, theirs, fds),
+        migration=theirs.migration,
+    )
+
+
+def _twin_socket(mine: Capabilities, theirs: Capabilities, fds: int) -> int | None:
+    given = theirs.twin_socket is not None and theirs.twin_socket.supported
+    asked = mine.twin_socket is not None and mine.twin_socket.supported
+    if given and not asked:
+        raise LocalProtocolError(
+            "a twin socket is given to clients that ask for one", field="twin_socket", value=given
+        )
+    if fds != int(given):
+        raise LocalProtocolError(
+            "the twin socket comes along as the only fd, and no other does", field="fds", value=fds
+        )
+    if theirs.twin_socket is None or not given:
+        return None
+    index = theirs.twin_socket.fd_index or 0
+    if index:
+        raise LocalProtocolError(
+            "fd_index is 0: the twin socket is the only fd", field="fd_index", value=index
+        )
+    return index
+
+
+class Handshake:
+    """Whether VERSION was sent, and what it led to.
+
+    Args:
+        negotiated: What was agreed elsewhere, for a twin socket.
+
+    Attributes:
+        negotiated: What was agreed; None before.
+    """
+
+    def __init__(self, negotiated: Negotiated | None) -> None:
+        self.negotiated = negotiated
+        self._proposed = negotiated is not None
+
+    def check(self, row: CommandRow, *, no_reply: bool) -> None:
+        """Check that a command may be sent now.
+
+        Raises:
+            LocalProtocolError: VERSION comes first, once, and wants an answer.
+        """
+        if row.request.message is m.Version:
+            self._check_version(row, no_reply=no_reply)
+        elif self.negotiated is None:
+            raise LocalProtocolError(
+                "VERSION comes first, and is answered", field="command", value=row.number
+            )
+        elif row.request.message is m.RegionWriteMulti and not self.negotiated.write_multiple:
+            raise LocalProtocolError(
+                "write_multiple is agreed in VERSION before it is used",
+                field="command",
+                value=row.number,
+            )
+
+    def _check_version(self, row: CommandRow, *, no_reply: bool) -> None:
+        if self._proposed:
+            raise LocalProtocolError("VERSION comes once", field="command", value=row.number)
+        if no_reply:
+            raise LocalProtocolError("VERSION wants an answer", field="flags", value=NO_REPLY)
+
+    def note(self, request: m.Message) -> None:
+        """Note a request that is on its way."""
+        if isinstance(request, m.Version):
+            self._proposed = True
+
+    def settle(self, request: m.Message, reply: m.Message | None, fds: int) -> None:
+        """Note a reply, which may be the one that agrees.
+
+        Raises:
+            LocalProtocolError: It does not fit the proposal; nothing has changed.
+        """
+        if isinstance(request, m.Version) and isinstance(reply, m.VersionReply):
+            self.negotiated = agree(request, reply, fds)
