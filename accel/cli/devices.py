@@ -90,8 +90,8 @@ def _judge(sysfs: Sysfs, function: PciFunction) -> tuple[str, str]:
         return "no", "it is a bridge"
     try:
         iommu_group(sysfs, function)
-    except UsageError as error:
-        return "no", str(error).removeprefix(f"{function.address}: ")
+    except UsageError:
+        return "no", "no IOMMU; turn it on in the firmware and on the kernel's command line"
     uses = sysfs.uses(function)
     if uses:
         return "no", f"the host uses it: {', '.join(uses)}"

@@ -20,7 +20,7 @@ from accel.pci import CONFIG_REGION, MappedArea, PciDevice
 from accel.vfio.access import RegionAccess
 from accel.vfio.container import Container
 from accel.vfio.discovery import ask_device, ask_regions, ask_vectors
-from accel.vfio.group import Group
+from accel.vfio.group import Group, refuse_unusable
 from accel.vfio.interrupts import Departure, Vectors
 from accel.vfio.kernel import Kernel
 from accel.vfio.mappings import Mappings
@@ -75,6 +75,7 @@ class KernelVfioDevice(PciDevice, Closing):
         sysfs = sysfs or Sysfs()
         with contextlib.ExitStack() as stack:  # closes what there is when the rest cannot be had
             function = sysfs.function(address)
+            refuse_unusable(sysfs, function)
             container = stack.enter_context(Container(self._kernel))
             self._group = stack.enter_context(Group(self._kernel, sysfs, container, function))
             self._fd = stack.enter_context(self._group.device())

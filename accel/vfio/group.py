@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accel.vfio.kernel import Kernel
     from accel.vfio.sysfs import PciFunction, Sysfs
 
-__all__ = ["Group", "iommu_group", "strangers"]
+__all__ = ["Group", "iommu_group", "refuse_unusable", "strangers"]
 
 
 def iommu_group(sysfs: Sysfs, function: PciFunction) -> str:
@@ -40,12 +40,13 @@ def iommu_group(sysfs: Sysfs, function: PciFunction) -> str:
     return function.group
 
 
-def refuse_unbound(function: PciFunction) -> None:
-    """Go on only with a device that a VFIO driver has.
+def refuse_unusable(sysfs: Sysfs, function: PciFunction) -> None:
+    """Go on only with a device behind an IOMMU that a VFIO driver has.
 
     Raises:
-        UsageError: it is another driver's, or nobody's.
+        UsageError: it is not, and what to do about it.
     """
+    iommu_group(sysfs, function)
     if function.driver is None or "vfio" not in function.driver:
         has = f"the kernel's driver {function.driver} has it" if function.driver else "none has it"
         raise UsageError(
@@ -89,7 +90,6 @@ class Group(Closing):
         self._sysfs = sysfs
         self._function = function
         self._number = iommu_group(sysfs, function)
-        refuse_unbound(function)
         self.fd = self._open()
         try:
             self._attach(container)

@@ -35,6 +35,13 @@ _CAPABILITIES = (
     ),
 )
 
+_REGISTERS = {
+    4: 3,  # features: both words, so that VERSION_1 and ACCESS_PLATFORM are among them
+    18: 1,  # queues
+    24: 256,  # descriptors of the queue
+}
+"""What the common configuration holds; it takes whatever is written."""
+
 
 @dataclass
 class FakeKernel(Kernel):
@@ -119,6 +126,8 @@ class FakeKernel(Kernel):
         self.device = os.memfd_create("device", os.MFD_CLOEXEC)
         os.ftruncate(self.device, 8 << _REGION_SHIFT)
         os.pwrite(self.device, config_space(), 7 << _REGION_SHIFT)
+        for offset, value in _REGISTERS.items():
+            os.pwrite(self.device, struct.pack("<H", value), (4 << _REGION_SHIFT) + offset)
         return self.device
 
     def _device_get_info(self, argument):
