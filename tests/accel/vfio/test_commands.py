@@ -63,12 +63,12 @@ def test_list_says_of_each_virtio_device_what_to_do(sysfs, accel, capsys, monkey
             "the host uses it: network interface eth0 is up"
         ),
         (
-            "free  0000:04:00.0 1af4:1000 virtio, driver virtio-pci, group 4: its IOMMU group can only "
-            "be taken whole: vhostuser accel bind 0000:04:00.0 0000:04:00.1"
+            "free  0000:04:00.0 1af4:1000 virtio, driver virtio-pci, group 4: its IOMMU group can "
+            "only be taken whole: vhostuser accel bind 0000:04:00.0 0000:04:00.1"
         ),
         (
-            "no    0000:05:00.0 1af4:1077 virtio 55, driver -, group -: no IOMMU; turn it on in the "
-            "firmware and on the kernel's command line"
+            "no    0000:05:00.0 1af4:1077 virtio 55, driver -, group -: no IOMMU; turn it on in "
+            "the firmware and on the kernel's command line"
         ),
     ]
 
