@@ -1,5 +1,8 @@
 """vfio-user: devices of other processes by a UNIX socket, and our own for other processes."""
 
+from accel.vfio_user.client import VfioUserClient, connect, over
+from accel.vfio_user.device import VfioUserDevice, open_device, open_over
+from accel.vfio_user.driver import open_accelerator
 from accel.vfio_user.emulated import (
     MSIX_IRQ,
     ClientMemory,
@@ -8,6 +11,7 @@ from accel.vfio_user.emulated import (
     EmulatedRegion,
     IoFd,
 )
+from accel.vfio_user.server import serve, serve_connection
 
 __all__ = [
     "MSIX_IRQ",
@@ -16,4 +20,13 @@ __all__ = [
     "EmulatedDevice",
     "EmulatedRegion",
     "IoFd",
+    "VfioUserClient",
+    "VfioUserDevice",
+    "connect",
+    "open_accelerator",
+    "open_device",
+    "open_over",
+    "over",
+    "serve",
+    "serve_connection",
 ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["GuardedArea", "share"]
 
 _ALIGNMENT = 4096
+_LONGEST_FILE = (1 << 63) - 1
 _WIDTHS = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 
 
@@ -39,6 +40,8 @@ class GuardedArea(MappedArea):
     """
 
     def __init__(self, fd: OwnedFd, file_offset: int, size: int) -> None:
+        if file_offset + size > _LONGEST_FILE:
+            raise _beyond_end(file_offset, size)
         inset = file_offset % _ALIGNMENT
         ret = ffi.new("struct vhu_region **")
         code = lib.vhu_region_map(fd.fileno(), 0, 0, inset + size, file_offset - inset, ret)
