@@ -111,6 +111,9 @@ class MappedArea(Closing):
 class PciDevice(abc.ABC):
     """One PCI device. All methods may be slow; those that are not async must not be.
 
+    It is ready for a driver as long as it is open, also after `reset`: its BARs are decoded, and it
+    may reach memory (bus mastering).
+
     Attributes:
         name: for messages to people.
         regions: those that the device has, by number.

@@ -13,27 +13,50 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from accel.pci import MappedArea, PciDevice, Region
+from accel.pci import CONFIG_REGION, MappedArea, PciDevice, Region
+from accel.simulator import SimulatedDevice, SimulatorOptions
 from accel.vfio_user import MSIX_IRQ, DmaRange
 from accel.virtio_pci import open_virtio
+from protocol.virtio import VirtioFeatures
+from protocol.virtio.pci import PciCommand, PciHeader
 from vhostuser.datapath import MappedDoorbell, NotifyArea, QueueAddresses
+from vhostuser.devices import BlkDevice, BlkOptions, memory_store
 from vhostuser.errors import AcceleratorError
-from vhostuser.frontend import DriverQueue, GuestMemory
+from vhostuser.frontend import BLK_DRIVER_FEATURES, DriverQueue, GuestMemory
 from vhostuser.memory import MappedRegion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from accel.simulator import FaultRequest
     from accel.vfio_user import EmulatedDevice
-    from protocol.virtio import VirtioFeatures
     from vhostuser.datapath import Accelerator, EventfdDoorbell
     from vhostuser.fds import OwnedFd
     from vhostuser.virtqueue import RingState
 
-__all__ = ["DOORBELLS", "DirectDevice", "Driven", "RungQueue", "connected", "driven"]
+__all__ = [
+    "DISK_SECTORS",
+    "DOORBELLS",
+    "RINGS",
+    "DirectDevice",
+    "Driven",
+    "RungQueue",
+    "connected",
+    "disk_guest",
+    "driven",
+    "simulated_disk",
+]
 
 DOORBELLS = ("page", "eventfd", "message")
 """How a driver can ring."""
+RINGS = {"split": VirtioFeatures(0), "packed": VirtioFeatures.RING_PACKED}
+DISK_SECTORS = 2048
+_DISK_FEATURES = (
+    BLK_DRIVER_FEATURES
+    | VirtioFeatures.VERSION_1
+    | VirtioFeatures.EVENT_IDX
+    | VirtioFeatures.INDIRECT_DESC
+)
 
 
 class DirectDevice(PciDevice):
@@ -128,6 +151,12 @@ class DirectDevice(PciDevice):
 
     async def reset(self) -> None:
         await self._device.reset()
+        await self.enable()
+
+    async def enable(self) -> None:
+        """Let it decode its BARs and reach memory."""
+        command = PciCommand.MEMORY | PciCommand.BUS_MASTER
+        await self.write(CONFIG_REGION, PciHeader.COMMAND, 2, command)
 
     def group(self) -> OwnedFd | None:
         return None
@@ -154,6 +183,7 @@ async def connected(device: EmulatedDevice, doorbells: str = "page") -> AsyncIte
     await device.connected(_NoMemory())
     direct = DirectDevice(device, doorbells)
     try:
+        await direct.enable()
         yield direct
     finally:
         await direct.leave()
@@ -268,3 +298,33 @@ async def driven(device: PciDevice, features: VirtioFeatures) -> AsyncIterator[D
                 nursery.cancel_scope.cancel()
             for region in regions:
                 await accelerator.unmap(region)
+
+
+@contextlib.asynccontextmanager
+async def simulated_disk(
+    *,
+    queues: int = 2,
+    faults: Sequence[FaultRequest] = (),
+    options: SimulatorOptions | None = None,
+) -> AsyncIterator[SimulatedDevice]:
+    """Have a disk in memory whose sectors are zeros."""
+    store = memory_store(DISK_SECTORS * 512)
+    async with (
+        BlkDevice.open(store, BlkOptions(queues=queues, queue_size=128)) as disk,
+        SimulatedDevice.open(
+            disk, options or SimulatorOptions(), name="simulated", faults=faults
+        ) as device,
+    ):
+        yield device
+
+
+@contextlib.asynccontextmanager
+async def disk_guest(
+    device: SimulatedDevice, *, ring: str = "split", doorbells: str = "page"
+) -> AsyncIterator[Driven]:
+    """Be a guest that drives the disk."""
+    async with (
+        connected(device, doorbells) as direct,
+        driven(direct, _DISK_FEATURES | RINGS[ring]) as guest,
+    ):
+        yield guest
