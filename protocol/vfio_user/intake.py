@@ -1,9 +1,8 @@
 """A stream of bytes and fds, cut into messages.
 
 A receiver reads as much as there is, many messages at once. Fds ride on the first byte of a write,
-and the system ends a read with the write whose fds it delivers: of the messages that begin in a
-read, its fds belong to the last one. (A sender that appended other messages to that write is
-understood, too, as long as those are not of a kind that brings fds.) Specification: vfio-user,
+and the system ends a read with the write whose fds it delivers, though it may begin with others:
+of the messages that begin in a read, its fds belong to the last one. Specification: vfio-user,
 "Message", and the system's rules for ancillary data.
 """
 
@@ -16,11 +15,13 @@ from protocol.vfio_user.framing import HEADER_SIZE
 from protocol.vfio_user.hot import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from protocol.messages import Closeable
 
 __all__ = ["Arrived", "Intake", "close_all"]
+
+_SIZE = 2  # of the header's fields
 
 
 class Arrived(NamedTuple):
@@ -50,12 +51,10 @@ class Intake:
 
     Args:
         max_size: Bytes of the largest message, header included.
-        brings_fds: Tells by command and flags whether a message is of a kind that brings fds.
     """
 
-    def __init__(self, max_size: int, brings_fds: Callable[[int, int], bool]) -> None:
+    def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._brings_fds = brings_fds
         self._held = bytearray()
         self._wanted = HEADER_SIZE
         self._fds: tuple[Closeable, ...] = ()
@@ -98,7 +97,7 @@ class Intake:
             number, command, size, flags, error = HEADER.unpack_from(data, at)
             if at == owner:
                 self._fds = fds
-            if not HEADER_SIZE <= size <= self._max_size:
+            if not self._is_legal(size):
                 arrived = Arrived(number, command, flags, error, b"", *self._take_fds())
                 self._broken = arrived, self._size_error(size)
                 return found
@@ -121,19 +120,21 @@ class Intake:
         return taken
 
     def _owner(self, data: bytes, begun: int) -> int:
-        """Return where the message begins whose fds they are; -1: none begins in this read."""
-        last = bringing = -1
-        at = 0
+        """Return where the last message begins; -1: none begins in this read."""
+        last, at = -1, 0
         while at < len(data):
             if at >= begun:
                 last = at
             if len(data) - at < HEADER_SIZE:
-                return last
-            _, command, size, flags, _ = HEADER.unpack_from(data, at)
-            if at >= begun and self._brings_fds(command, flags):
-                bringing = at
-            at += max(size, HEADER_SIZE)
-        return last if bringing < 0 else bringing
+                break
+            size = HEADER.unpack_from(data, at)[_SIZE]
+            if not self._is_legal(size):
+                break
+            at += size
+        return last
+
+    def _is_legal(self, size: int) -> bool:
+        return HEADER_SIZE <= size <= self._max_size
 
     def _note_stray(self, fds: Sequence[Closeable]) -> None:
         self._stray += len(fds)

@@ -75,7 +75,7 @@ class Receiver:
         self._handshake = handshake
         self._outstanding = outstanding
         largest = max(_LARGEST, _HEAD + limits.max_data_xfer_size)
-        self._intake = Intake(HEADER_SIZE + largest, _brings_fds)
+        self._intake = Intake(HEADER_SIZE + largest)
         self.closed = False
         self.open: set[Request] = set()
 
@@ -251,14 +251,6 @@ class Receiver:
         if fatal:
             self.close()
         return Rejected(error=remote, answer=answer, fatal=fatal)
-
-
-def _brings_fds(command: int, flags: int) -> bool:
-    row = COMMANDS.get(command)
-    if row is None:
-        return False
-    part = row.reply if is_reply(flags) else row.request
-    return part.fds[1] > 0
 
 
 def _header_of(arrived: Arrived) -> Header:

@@ -184,7 +184,30 @@ class MigDataReadReply(_MigData):
     Attributes:
         argsz: Bytes of this payload.
         data: The part.
+        room: Bytes without meaning behind it: libvfio-user sends as many as were asked for.
     """
+
+    room: bytes = b""
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the fields of the payload's layout, by name."""
+        return {"argsz": self.argsz, "size": len(self.data), "data": self.data + self.room}
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> Self:
+        """Return the message that a parsed payload makes.
+
+        Raises:
+            LocalProtocolError: The size is more than there is data.
+        """
+        size, data = values["size"], values["data"]
+        require(
+            size <= len(data),
+            f"size is at most the number of bytes that follow, here {len(data)}",
+            field="size",
+            value=size,
+        )
+        return cls(argsz=values["argsz"], data=data[:size], room=data[size:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
