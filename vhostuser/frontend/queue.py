@@ -282,13 +282,16 @@ class DriverQueue:
             progress.set()
 
     async def _wait_used(self) -> None:
-        while not self._reap():
-            if self.poll:
-                await trio.lowlevel.checkpoint()
-            elif not self._ring.call_enable():
-                await trio.lowlevel.wait_readable(self.call.fileno())
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self.call.fileno())
+        """Wait until the device may have used something, perhaps taken in by another task since."""
+        if self._reap():
+            return
+        if self.poll:
+            await trio.lowlevel.checkpoint()
+        elif not self._ring.call_enable():
+            await trio.lowlevel.wait_readable(self.call.fileno())
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.call.fileno())
+        self._reap()
 
     def close(self) -> None:
         """Free the ring's memory and close its fds. Closing it twice is harmless."""

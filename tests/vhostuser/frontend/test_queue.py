@@ -187,6 +187,18 @@ async def test_when_the_task_that_waits_for_the_device_is_cancelled_another_take
             end.finish(chains[1], 0)
 
 
+@pytest.mark.parametrize("poll", [False, True], ids=["call", "poll"])
+async def test_what_another_task_took_in_is_not_waited_for(poll: bool, memory: GuestMemory) -> None:
+    with device(memory, SPLIT, poll=poll) as end, trio.fail_after(10):
+        identity = await end.queue.submit([memory.alloc(1)], [])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end.queue.complete, identity)
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()  # until it waits; polling it is never blocked
+            end.finish(end.pop(), 0)
+            assert end.queue._reap(), "as every task does before it waits itself"
+
+
 async def test_a_device_that_returns_what_it_was_not_given_fails_the_ring(
     memory: GuestMemory,
 ) -> None:
