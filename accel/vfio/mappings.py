@@ -52,9 +52,18 @@ class Mappings:
         self._sizes[region.gpa] = region.size
 
     def remove(self, mapped: MappedRegion) -> None:
-        """Take a region away. Raises OSError: it was not mapped."""
-        self._container.unmap(iova=mapped.region.gpa, size=mapped.region.size)
-        self._sizes.pop(mapped.region.gpa, None)
+        """Take a region away. Raises OSError: it was not mapped, or not with these bounds."""
+        gpa, size = mapped.region.gpa, mapped.region.size
+        try:
+            self._container.unmap(iova=gpa, size=size)
+        except AcceleratorError:
+            raise
+        except OSError as error:
+            raise AcceleratorError(
+                f"{_span(gpa, size)} cannot be taken away from the device: {error.strerror}",
+                error.errno or errno.EIO,
+            ) from error
+        self._sizes.pop(gpa, None)
 
     def clear(self) -> None:
         """Take everything away: a receiver of the device's file could use it for longer."""

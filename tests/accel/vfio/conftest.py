@@ -204,8 +204,12 @@ class FakeKernel(Kernel):
 
     def _iommu_unmap_dma(self, argument):
         iova, length = struct.unpack_from("=QQ", argument, 8)
-        found = self.mapped.get(iova, (0, 0))[1]
-        if found == length:
+        if any(
+            (start < iova + length and iova < start + size and (start, size) != (iova, length))
+            for start, (_address, size) in self.mapped.items()
+        ):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # it would be torn apart
+        if iova in self.mapped:
             del self.mapped[iova]
         else:
             struct.pack_into("=Q", argument, 16, 0)

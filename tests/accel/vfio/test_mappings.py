@@ -51,8 +51,13 @@ async def test_a_device_that_is_closed_reaches_no_memory(kernel, open_device):
 async def test_unmapping_what_is_not_mapped_so_is_told(kernel, open_device):
     device = open_device()
     await device.map_memory(memory(0, 4 * MIB))
-    with pytest.raises(AcceleratorError, match=r"of 0x200000 bytes .* at 0x0 the kernel took 0x0"):
+    with pytest.raises(
+        AcceleratorError, match="0x0 to 0x1fffff cannot be taken away from the device: Invalid"
+    ):
         await device.unmap_memory(memory(0, 2 * MIB))
+    with pytest.raises(AcceleratorError, match=r"of 0x200000 bytes .* the kernel took 0x0"):
+        await device.unmap_memory(memory(1 << 32, 2 * MIB))
+    assert list(kernel.mapped) == [0]
 
 
 async def test_unmapping_is_not_cancelled(kernel, open_device):
