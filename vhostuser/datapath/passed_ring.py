@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PassedRing", "RingPlace"]
 
+_log = logging.getLogger(__name__)
+_NET = 1
+"""Virtio device type."""
 _INDEX_OFFSET = 2
 """Bytes from the beginning of a split ring's available or used area to its index."""
 _DRAIN_SECONDS = 1.0
@@ -179,11 +183,15 @@ class PassedRing:
 
     async def _ring_by_hand(self, counter: OwnedFd, scope: trio.CancelScope) -> None:
         """Ring a doorbell that no store and no eventfd rings."""
-        with counter, scope, contextlib.suppress(OSError):  # a device that is gone says so itself
+        with counter, scope:
             while True:
                 await trio.lowlevel.wait_readable(counter.fileno())
                 os.eventfd_read(counter.fileno())
-                await self._accelerator.ring(self.index)
+                try:
+                    await self._accelerator.ring(self.index)
+                except Exception:  # noqa: BLE001 - a bug of the driver ends its own ring only
+                    _log.exception("ring %d: its doorbell cannot be rung", self.index)
+                    return
 
     async def _detach(self) -> None:
         """Let kicks of the driver reach nobody; when this returns the doorbell is not used."""
@@ -311,9 +319,6 @@ class PassedRing:
         actual = RingActual.RUNNING if self.on_device else RingActual.STOPPED
         kicks = self._relayed + (0 if self._route is None else self._route.signals)
         return RingStatistics(actual=RingActual.BROKEN if self.broken else actual, kicks=kicks)
-
-
-_NET = 1
 
 
 def _index_at(hva: int) -> int:

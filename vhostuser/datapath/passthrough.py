@@ -40,6 +40,8 @@ __all__ = ["PassthroughDatapath", "Software"]
 
 _log = logging.getLogger(__name__)
 _DRIVER_OK = 4
+_STATUS_SECONDS = 0.1
+"""How long DRIVER_OK may take from the start of a ring on."""
 
 
 class Software:
@@ -74,6 +76,7 @@ class PassthroughDatapath:
             PassedRing(index, accelerator, relay, nursery)
             for index in range(len(accelerator.queue_sizes))
         ]
+        self._nursery = nursery
         self._negotiated = False
         self._running = False
         self._failed = ""
@@ -207,10 +210,21 @@ class PassthroughDatapath:
         if not self._negotiated:
             await self._negotiate(ring.start.features)
         await ring.put_on_device()
-        waits = ring.start.status_follows and not self._accelerator.capabilities.late_queues
-        if not self._running and not waits:
-            await self._let_run()
+        if not self._running:
+            if ring.start.status_follows and not self._accelerator.capabilities.late_queues:
+                self._nursery.start_soon(self._run_anyway)
+            else:
+                await self._let_run()
         ring.look()
+
+    async def _run_anyway(self) -> None:
+        """Let the device run also where the front-end negotiates the status and never sends it."""
+        await trio.sleep(_STATUS_SECONDS)
+        try:
+            await self.set_status(_DRIVER_OK)
+        except OSError as error:
+            async with self._lock:
+                await self._fail(str(error))
 
     async def _negotiate(self, features: VirtioFeatures) -> None:
         try:
@@ -296,7 +310,8 @@ class PassthroughDatapath:
     async def notify_area(self, index: int, page_size: int) -> NotifyArea | None:
         """Return the device's own notify area. See `Datapath.notify_area`."""
         async with self._lock:
-            if not self._rings[index].on_device:
+            ring = self._rings[index]
+            if ring.start is None or ring.broken or ring.way is not Way.PASSTHROUGH:
                 return None
             try:
                 return await self._accelerator.notify_area(index, page_size)

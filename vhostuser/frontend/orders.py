@@ -86,6 +86,7 @@ QEMU = Order(
         Step.ADD_MEMORY,
         (Step.NUM, Step.BASE, Step.ADDR, Step.KICK, Step.ERR),
         (Step.ENABLE,),
+        Step.STATUS_RUNNING,
     ),
     stop=((Step.DISABLE,), (Step.GET_BASE,)),
 )

@@ -44,7 +44,7 @@ STARTS = {
         SetVringErr:1 GetConfig SetFeatures SetVringCall:0 SetVringCall:1 SetFeatures AddMemReg
         SetVringNum:0 SetVringBase:0 SetVringAddr:0 SetVringKick:0 SetVringErr:0
         SetVringNum:1 SetVringBase:1 SetVringAddr:1 SetVringKick:1 SetVringErr:1
-        SetVringEnable:0 SetVringEnable:1 SetVringEnable:0 SetVringEnable:1
+        SetVringEnable:0 SetVringEnable:1 SetStatus SetVringEnable:0 SetVringEnable:1
         GetVringBase:0 GetVringBase:1""",
     LIBBLKIO: """SetOwner GetFeatures SetFeatures GetProtocolFeatures SetProtocolFeatures
         GetQueueNum GetMaxMemSlots GetConfig AddMemReg
