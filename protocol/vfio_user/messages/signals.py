@@ -66,8 +66,9 @@ class IrqSetFlags(enum.IntFlag):
     TRIGGER = 32
 
 
-_DATA = IrqSetFlags.DATA_NONE | IrqSetFlags.DATA_BOOL | IrqSetFlags.DATA_EVENTFD
-_ACTIONS = IrqSetFlags.MASK | IrqSetFlags.UNMASK | IrqSetFlags.TRIGGER
+# Plain numbers: what an IntFlag's `~` gives has none of the bits without a name.
+_DATA = int(IrqSetFlags.DATA_NONE | IrqSetFlags.DATA_BOOL | IrqSetFlags.DATA_EVENTFD)
+_ACTIONS = int(IrqSetFlags.MASK | IrqSetFlags.UNMASK | IrqSetFlags.TRIGGER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
