@@ -32,7 +32,7 @@ class Entropy(Accelerator):
 
     async def start_queue(self, index, at, state):
         self.memory = PureMemory(self.regions)
-        places = dict(num=at.num, desc=at.desc, driver=at.driver, device=at.device)
+        places = {"num": at.num, "desc": at.desc, "driver": at.driver, "device": at.device}
         begin = RingState(avail=0, used=0)
         config = PureRingConfig(features=self.accepted, state=begin, **places)
         self.device_ring = PureDeviceRing(self.memory, config)
