@@ -95,7 +95,13 @@ static void open_line(struct line *line, int index, uint64_t features, uint32_t 
     config.ring.device = (uint8_t *)config.ring.device + index * 4096;
     line->buffers = FAR + (uint64_t)index * 65536;
     CHECK_EQUAL(vhu_driver_create(&config, &line->driver), 0);
-    CHECK_EQUAL(vhu_queue_create(bench.worker, bench.blk, bench.event_fd, &line->queue), 0);
+    if (bench.net)
+        CHECK_EQUAL(vhu_queue_create_net(bench.worker, bench.net, (uint32_t)index / 2,
+                                         (enum vhu_net_ring)(index % 2), bench.event_fd,
+                                         &line->queue),
+                    0);
+    else
+        CHECK_EQUAL(vhu_queue_create(bench.worker, bench.blk, bench.event_fd, &line->queue), 0);
     line->kick = eventfd(0, EFD_CLOEXEC);
     line->call = eventfd(0, EFD_CLOEXEC);
     line->err = eventfd(0, EFD_CLOEXEC);
@@ -106,12 +112,17 @@ static void open_line(struct line *line, int index, uint64_t features, uint32_t 
         .start = 1, .enabled = true, .mem = bench.guest.mem, .config = config.ring};
 }
 
-static void open_store(const struct vhu_blk_config *store)
+static void open_guest(void)
 {
     memset(&bench, 0, sizeof(bench));
     bench.fds_before = count_fds();
     guest_create(&bench.guest);
     bench.event_fd = eventfd(0, EFD_CLOEXEC);
+}
+
+static void open_store(const struct vhu_blk_config *store)
+{
+    open_guest();
     CHECK_EQUAL(vhu_blk_create(store, &bench.blk), 0);
 }
 
@@ -140,6 +151,19 @@ void open_bench_with(struct vhu_io_engine *io, uint32_t poll_us, const struct vh
     open_line(&bench.lines[0], 0, features, num, 0);
 }
 
+void open_net_bench(const struct vhu_worker_config *config, int ports, uint64_t features,
+                    uint16_t position)
+{
+    open_guest();
+    CHECK_EQUAL(vhu_net_create((uint32_t)ports, &bench.net), 0);
+    if (ports == 2)
+        CHECK_EQUAL(vhu_net_connect(bench.net, 0, 1), 0);
+    CHECK_EQUAL(vhu_worker_create(config, &bench.worker), 0);
+    bench.count = 2 * ports;
+    for (int i = 0; i < bench.count; i++)
+        open_line(&bench.lines[i], i, features, NUM, position);
+}
+
 void close_lines(void)
 {
     for (int i = 0; i < bench.count; i++) {
@@ -160,6 +184,7 @@ void close_bench(void)
     close_lines();
     vhu_worker_destroy(bench.worker);
     vhu_blk_destroy(bench.blk);
+    vhu_net_destroy(bench.net);
     guest_destroy(&bench.guest);
     close(bench.event_fd);
     CHECK_EQUAL(count_fds(), bench.fds_before);

@@ -9,7 +9,7 @@
 
 struct vhu_io_engine;
 
-enum { NUM = 16, PATIENCE_MS = 20000, QUEUES_MAX = 3 };
+enum { NUM = 16, PATIENCE_MS = 20000, QUEUES_MAX = 4 };
 
 /* One queue with the driver of its ring. */
 struct line {
@@ -22,7 +22,8 @@ struct line {
 
 struct bench {
     struct guest guest;
-    struct vhu_blk *blk;
+    struct vhu_blk *blk; /* NULL: network ports are served */
+    struct vhu_net *net;
     struct vhu_worker *worker;
     int event_fd;
     int fds_before;
@@ -49,6 +50,9 @@ void open_bench(const struct vhu_worker_config *config, int count, uint64_t feat
 /* One queue of `num` descriptors on `store`, its worker's jobs carried out by `io`, taken over. */
 void open_bench_with(struct vhu_io_engine *io, uint32_t poll_us, const struct vhu_blk_config *store,
                      uint64_t features, uint32_t num);
+/* A worker with the rings of `ports` network ports: line 2 * port receives, the next one sends. */
+void open_net_bench(const struct vhu_worker_config *config, int ports, uint64_t features,
+                    uint16_t position);
 /* The first half of closing: queues and their drivers. */
 void close_lines(void);
 /* Checks that nothing was leaked. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * vhu.h - the one public header of the engine: guest memory, virtqueues (device and driver side),
- * workers and the block device. The C compiler reads all of it, cffi what follows the marker.
+ * workers, the block device, network ports, relays. The C compiler reads all of it, cffi what follows the marker.
  *
  * Guest memory is hostile and changes while it is looked at: every field is read once into a local,
  * checked, and only the local is used. No function here touches a byte outside the regions it was given.
@@ -198,6 +198,30 @@ void vhu_blk_set_writeback(struct vhu_blk *blk, bool writeback);
 /* Only after every queue on it was destroyed. */
 void vhu_blk_destroy(struct vhu_blk *blk);
 
+/* ---- Network ports ----------------------------------------------------------------------------- */
+
+/* Ports, each with the two rings of a network device. What a port sends, its peer receives, with one copy and
+ * without offloads. A frame waits in its ring until the receiver has a buffer. */
+struct vhu_net;
+
+enum vhu_net_ring { VHU_NET_RX = 0, VHU_NET_TX = 1 };
+
+struct vhu_net_counters {
+    uint64_t frames;      /* that a port sent and its peer received */
+    uint64_t bad;         /* dropped: not 14 to 65550 bytes, a header too short or with offloads */
+    uint64_t too_large;   /* dropped: for the receiver's next buffers */
+    uint64_t no_receiver; /* dropped: the peer's ring is not served */
+};
+
+/* Every port is its own peer at first. */
+int vhu_net_create(uint32_t ports, struct vhu_net **ret);
+/* Only after every queue on it was destroyed. */
+void vhu_net_destroy(struct vhu_net *net);
+/* Have two ports be each other's peer, or one its own. Only while they have no queues. */
+int vhu_net_connect(struct vhu_net *net, uint32_t port, uint32_t peer);
+/* Frames that `port` sent, by what became of them. Any thread. */
+void vhu_net_counters(const struct vhu_net *net, uint32_t port, struct vhu_net_counters *ret);
+
 /* ---- Workers and queues ------------------------------------------------------------------------ */
 
 /* A thread that serves rings: polls for a while, then sleeps until a kick or a completion. */
@@ -282,6 +306,9 @@ enum vhu_queue_fd { VHU_FD_KICK = 0, VHU_FD_CALL = 1, VHU_FD_ERR = 2 };
 
 /* `event_fd` (borrowed, an eventfd) is signalled whenever the status changed. */
 int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_fd, struct vhu_queue **ret);
+/* A ring of a port; one queue each at a time. All of a port and its peer are on one worker. */
+int vhu_queue_create_net(struct vhu_worker *worker, struct vhu_net *net, uint32_t port,
+                         enum vhu_net_ring ring, int event_fd, struct vhu_queue **ret);
 /* Only when STOPPED, or after its worker was stopped. */
 void vhu_queue_destroy(struct vhu_queue *queue);
 /* Set the wanted state. Returns its number at once: it holds when status.applied reaches it. */

@@ -88,7 +88,7 @@ static int invite_kicks(struct vhu_worker *worker)
     int timeout = vhu_worker_completion_timeout(worker);
 
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (!queue_is_served(queue) || !vhu_queue_has_room(queue))
+        if (!queue_is_served(queue) || !queue->device->awaits_kick(queue))
             continue;
         if (vhu_ring_kick_enable(queue->ring))
             timeout = 0;

@@ -145,6 +145,17 @@ static inline void packed_advance(struct packed_cursor *cursor, uint32_t num, ui
     cursor->offset = (uint16_t)offset;
 }
 
+static inline void packed_retreat(struct packed_cursor *cursor, uint32_t num, uint32_t slots)
+{
+    uint32_t offset = cursor->offset + num - slots;
+
+    if (offset >= num)
+        offset -= num;
+    else
+        cursor->wrap = !cursor->wrap;
+    cursor->offset = (uint16_t)offset;
+}
+
 /* Whether the peer that wrote `shared` wants to hear of the `slots` slots before `now`. An area
  * that makes no sense asks for every notification: too many harm nobody, too few would hang the
  * peer. */

@@ -12,24 +12,37 @@
 #include "sigbus.h"
 #include "worker.h"
 
+enum { RENEW_AFTER = 1 << 14 /* chains, long before an event index in the past comes round again */ };
+
 static const uint32_t NOTIFY_ARMED = UINT32_MAX; /* no ring has the number 65535 */
 
 /* ---- Other threads --------------------------------------------------------------------------- */
 
-int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_fd,
-                     struct vhu_queue **ret)
+int vhu_queue_create_for(struct vhu_worker *worker, const struct queue_device *device, int event_fd,
+                         struct vhu_queue **ret)
 {
     struct vhu_queue *queue = calloc(1, sizeof(*queue));
 
     if (!queue)
         return -ENOMEM;
     queue->worker = worker;
-    queue->blk = blk;
+    queue->device = device;
     queue->event_fd = event_fd;
     for (int which = 0; which < QUEUE_FDS; which++)
         queue->fd[which] = queue->mailbox.fd[which] = NO_FD;
-    vhu_worker_attach(worker, queue);
     *ret = queue;
+    return 0;
+}
+
+int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_fd,
+                     struct vhu_queue **ret)
+{
+    int rc = vhu_queue_create_for(worker, &vhu_blk_device, event_fd, ret);
+
+    if (rc < 0)
+        return rc;
+    (*ret)->blk = blk;
+    vhu_worker_attach(worker, *ret);
     return 0;
 }
 
@@ -108,6 +121,18 @@ void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
 }
 
 /* ---- The worker's thread --------------------------------------------------------------------- */
+
+void vhu_queue_publish(struct vhu_queue *queue)
+{
+    queue->unpublished = 0;
+    if (!vhu_ring_publish(queue->ring)) {
+        count_more(&queue->counters.calls_suppressed, 1);
+    } else if (queue->fd[VHU_FD_CALL] != NO_FD &&
+               !vhu_queue_misbehaves(queue, VHU_MISCHIEF_LOST_CALLS)) {
+        count_more(&queue->counters.calls, 1);
+        vhu_signal_send_often(queue->fd[VHU_FD_CALL], &queue->call_room);
+    }
+}
 
 static void publish_status(struct vhu_queue *queue)
 {
@@ -211,7 +236,7 @@ static void break_queue(struct vhu_queue *queue, const struct vhu_mem *mem, enum
  * system and goes back there: most of it is never touched, and a heap would keep what was. */
 static bool allocate(struct vhu_queue *queue)
 {
-    size_t slots_size = SLOTS * sizeof(*queue->slots);
+    size_t slots_size = queue->device->slots * sizeof(*queue->slots);
     size_t size = slots_size + vhu_ring_iov_limit(queue->ring) * sizeof(*queue->iov);
     uint8_t *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -381,6 +406,21 @@ void vhu_queue_settle(struct vhu_queue *queue)
     vhu_queue_apply(queue); /* what waited for this moment */
 }
 
+void vhu_queue_broke(struct vhu_queue *queue)
+{
+    queue->settling = true;
+    vhu_queue_settle(queue);
+}
+
+void vhu_queue_renew(struct vhu_queue *queue, uint32_t popped)
+{
+    queue->since_renewal += popped;
+    if (queue->since_renewal >= RENEW_AFTER) {
+        vhu_ring_kick_disable(queue->ring);
+        queue->since_renewal = 0;
+    }
+}
+
 void vhu_queue_check_memory(struct vhu_queue *queue)
 {
     uint64_t gpa;
@@ -388,8 +428,7 @@ void vhu_queue_check_memory(struct vhu_queue *queue)
     if (!queue->ring || queue->ring->fault || !vhu_mem_faulted(queue->ring->mem, &gpa))
         return;
     (void)ring_break(queue->ring, VHU_FAULT_MEMORY, gpa);
-    queue->settling = true;
-    vhu_queue_settle(queue);
+    vhu_queue_broke(queue);
 }
 
 void vhu_queue_release(struct vhu_queue *queue)

@@ -217,6 +217,19 @@ int vhu_ring_pop(struct vhu_ring *ring, struct iovec *iov, struct vhu_chain *ret
     return ring->packed ? vhu_packed_pop(ring, ret) : vhu_split_pop(ring, ret);
 }
 
+void vhu_ring_unpop(struct vhu_ring *ring, const struct vhu_chain *chain)
+{
+    uint16_t slots = ring->in_flight[chain->id];
+
+    ring->in_flight[chain->id] = 0;
+    if (ring->packed) {
+        packed_retreat(&ring->pack.avail, ring->num, slots);
+        ring->pack.slots_in_flight -= slots;
+    } else {
+        ring->split.next_avail--;
+    }
+}
+
 int vhu_ring_push(struct vhu_ring *ring, const struct vhu_chain *chain, uint32_t written)
 {
     uint16_t id = chain->id;

@@ -66,6 +66,10 @@ static inline int ring_break(struct vhu_ring *ring, enum vhu_fault fault, uint64
     return -EPROTO;
 }
 
+/* Undo the last pop that was neither pushed nor undone: the chain is the next one again. Also on a ring
+ * that broke since. */
+void vhu_ring_unpop(struct vhu_ring *ring, const struct vhu_chain *chain);
+
 /* Append a buffer that does not lie in one region: one entry for each region it touches. */
 int vhu_ring_add_pieces(struct vhu_ring *ring, struct vhu_chain *chain, const struct desc *desc,
                         uint32_t length, bool writable);

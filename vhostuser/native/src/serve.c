@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The requests of a queue, on its worker's thread: a chain is served at once where the store does not
+ * The requests of a disk's queue, on its worker's thread: a chain is served at once where the store does not
  * make it wait, else it is kept in a slot until its job is done. No memory is allocated here.
  */
 #include <errno.h>
@@ -11,7 +11,6 @@
 
 enum {
     BATCH = 64,            /* chains before other rings get their turn */
-    RENEW_AFTER = 1 << 14, /* chains, long before an event index in the past comes round again */
     TOGETHER = 16,         /* chains that are shown to the driver at once where more are waiting */
     MOST_JOBS = 2048,      /* of a worker, well below what its completion queue holds */
     MISSES = 16,           /* reads in a row that miss the page cache before it is left alone ... */
@@ -20,18 +19,6 @@ enum {
     COPIED_PER_NS = 4,     /* ... or is long: bytes that are copied in a nanosecond, or more */
     PAUSE_MAX = 1 << 14,   /* most writes in a row that go the long way without a try */
 };
-
-void vhu_queue_publish(struct vhu_queue *queue)
-{
-    queue->unpublished = 0;
-    if (!vhu_ring_publish(queue->ring)) {
-        count_more(&queue->counters.calls_suppressed, 1);
-    } else if (queue->fd[VHU_FD_CALL] != NO_FD &&
-               !vhu_queue_misbehaves(queue, VHU_MISCHIEF_LOST_CALLS)) {
-        count_more(&queue->counters.calls, 1);
-        vhu_signal_send_often(queue->fd[VHU_FD_CALL], &queue->call_room);
-    }
-}
 
 static struct slot *take_slot(struct vhu_queue *queue)
 {
@@ -53,7 +40,8 @@ static void give_back(struct vhu_queue *queue, struct slot *slot)
     queue->unused = slot;
 }
 
-bool vhu_queue_has_room(const struct vhu_queue *queue)
+/* Whether a further request could wait for the store. If not, a completion comes first. */
+static bool has_room(const struct vhu_queue *queue)
 {
     const struct vhu_worker *worker = queue->worker;
 
@@ -273,15 +261,14 @@ static bool publish_now(const struct vhu_queue *queue, enum blk_speed speed)
     return queue->unpublished >= TOGETHER || !ring_has_more(queue->ring);
 }
 
-/* Serve up to a batch. Returns whether there was anything to do. */
-bool vhu_queue_serve(struct vhu_queue *queue)
+static bool serve(struct vhu_queue *queue)
 {
     enum blk_speed speed = vhu_blk_speed(queue->blk);
     struct vhu_chain chain;
     uint32_t served = 0;
     int rc = 0;
 
-    while (served < BATCH && vhu_queue_has_room(queue) &&
+    while (served < BATCH && has_room(queue) &&
            (rc = vhu_ring_pop(queue->ring, queue->iov, &chain)) == 1) {
         serve_chain(queue, &chain);
         served++;
@@ -293,14 +280,22 @@ bool vhu_queue_serve(struct vhu_queue *queue)
     if (queue->unpublished)
         vhu_queue_publish(queue);
     if (rc < 0) {
-        queue->settling = true;
-        vhu_queue_settle(queue);
+        vhu_queue_broke(queue);
         return true;
     }
-    queue->since_renewal += served;
-    if (queue->since_renewal >= RENEW_AFTER) {
-        vhu_ring_kick_disable(queue->ring);
-        queue->since_renewal = 0;
-    }
+    vhu_queue_renew(queue, served);
     return served > 0;
 }
+
+static void ignore(struct vhu_queue *queue)
+{
+    (void)queue;
+}
+
+const struct queue_device vhu_blk_device = {
+    .slots = SLOTS,
+    .serve = serve,
+    .awaits_kick = has_room,
+    .joined = ignore,
+    .leaving = ignore,
+};

@@ -46,4 +46,30 @@ static inline void slice_take(struct slice *slice, void *copy, uint64_t bytes)
     __asm__ volatile("" : : "r"(copy) : "memory");
 }
 
+/* Copy `bytes`, which both must have, off the front of `from` into the front of `to`. A guest may have them
+ * overlap. */
+static inline void slice_copy(struct slice *to, struct slice *from, uint64_t bytes)
+{
+    while (bytes > 0) {
+        uint64_t piece = from->iov->iov_len < bytes ? from->iov->iov_len : bytes;
+
+        if (to->iov->iov_len < piece)
+            piece = to->iov->iov_len;
+        memmove(to->iov->iov_base, from->iov->iov_base, piece);
+        slice_skip(to, piece);
+        slice_skip(from, piece);
+        bytes -= piece;
+    }
+}
+
+/* Where byte number `offset`, which the slice must have, is. */
+static inline uint8_t *slice_at(const struct slice *slice, uint64_t offset)
+{
+    const struct iovec *iov = slice->iov;
+
+    for (; offset >= iov->iov_len; iov++)
+        offset -= iov->iov_len;
+    return (uint8_t *)iov->iov_base + offset;
+}
+
 #endif

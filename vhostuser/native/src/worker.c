@@ -47,10 +47,12 @@ static bool sort_queues(struct vhu_worker *worker)
         worker->incoming = queue->next;
         queue->next = worker->queues;
         worker->queues = queue;
+        queue->device->joined(queue);
     }
     for (struct vhu_queue *queue = worker->queues, *next; queue; queue = next) {
         next = queue->next;
         if (queue->mailbox.leaving) {
+            queue->device->leaving(queue);
             vhu_queue_unwatch(queue);
             unlink_queue(&worker->queues, queue);
             queue->mailbox.leaving = false;
@@ -118,7 +120,7 @@ static bool serve_all(struct vhu_worker *worker)
 
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
         if (queue_is_served(queue))
-            worked |= vhu_queue_serve(queue);
+            worked |= queue->device->serve(queue);
     }
     if (worker->in_flight > 0)
         worked |= carry_on(worker);

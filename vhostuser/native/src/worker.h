@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What worker.c and queue.c know of each other. A worker's thread owns its queues' rings; other
- * threads reach them through mailboxes under the worker's lock.
+ * What workers, queues and the devices that serve them know of each other. A worker's thread owns its
+ * queues' rings; other threads reach them through mailboxes under the worker's lock.
  */
 #ifndef VHU_WORKER_H
 #define VHU_WORKER_H
@@ -79,9 +79,29 @@ struct slot {
     struct iovec iov[SLOT_IOV];
 };
 
+/* What serves a queue's chains. Called by the worker's thread. */
+struct queue_device {
+    uint32_t slots; /* requests that a queue keeps while they wait */
+    /* Serve up to a batch. Returns whether there was anything to do. */
+    bool (*serve)(struct vhu_queue *queue);
+    /* Whether more chains could be served now, so that a kick would be of use. */
+    bool (*awaits_kick)(const struct vhu_queue *queue);
+    /* The thread has got to know the queue, or is about to forget it. With the worker's lock held. */
+    void (*joined)(struct vhu_queue *queue);
+    void (*leaving)(struct vhu_queue *queue);
+};
+
 struct vhu_queue {
     struct vhu_worker *worker;
-    struct vhu_blk *blk;
+    const struct queue_device *device;
+    union {
+        struct vhu_blk *blk;
+        struct {
+            struct vhu_net *net;
+            uint32_t port;
+            uint32_t index; /* of the port's queues */
+        };
+    };
     int event_fd;
     struct vhu_queue *next;
     struct mailbox mailbox;
@@ -161,18 +181,31 @@ static inline void queue_push(struct vhu_queue *queue, const struct vhu_chain *c
 
 /* serve.c */
 
-bool vhu_queue_serve(struct vhu_queue *queue);
-/* Whether a further request could wait for the store. If not, a completion comes first. */
-bool vhu_queue_has_room(const struct vhu_queue *queue);
+extern const struct queue_device vhu_blk_device;
+
 /* Start a worker's waiting jobs that need to wait no longer. */
 void vhu_queue_start_waiting(struct vhu_worker *worker);
 /* Go on with a request whose job is done. */
 void vhu_queue_go_on(struct slot *slot);
-/* Show the driver what was pushed, and call it if it wants that. */
-void vhu_queue_publish(struct vhu_queue *queue);
+
+/* net_serve.c */
+
+extern const struct queue_device vhu_net_rx_device, vhu_net_tx_device;
+
+/* queue.c */
+
+/* As vhu_queue_create. `ret` is not yet known to the worker: attach it. */
+int vhu_queue_create_for(struct vhu_worker *worker, const struct queue_device *device, int event_fd,
+                         struct vhu_queue **ret);
 
 /* queue.c, called by the worker's thread */
 
+/* Show the driver what was pushed, and call it if it wants that. */
+void vhu_queue_publish(struct vhu_queue *queue);
+/* The ring was found broken while it was served. */
+void vhu_queue_broke(struct vhu_queue *queue);
+/* Chains were popped: see to it that the driver still does not kick. */
+void vhu_queue_renew(struct vhu_queue *queue, uint32_t popped);
 /* After jobs were done: show the driver, and do what waited for the last of them. */
 void vhu_queue_settle(struct vhu_queue *queue);
 
