@@ -16,6 +16,16 @@ from protocol.virtio.blk import (
     BlkStatus,
 )
 from protocol.virtio.features import VirtioFeature, VirtioFeatures
+from protocol.virtio.net import (
+    NET_CONFIG_SIZE,
+    NET_FRAME_SIZES,
+    NET_HEADER_SIZE,
+    NetConfig,
+    NetFeature,
+    NetFeatures,
+    NetHeader,
+    NetStatus,
+)
 from protocol.virtio.ring import (
     DESCRIPTOR_SIZE,
     MAX_RING_SIZE,
@@ -52,6 +62,9 @@ __all__ = [
     "BLK_WRITEBACK_OFFSET",
     "DESCRIPTOR_SIZE",
     "MAX_RING_SIZE",
+    "NET_CONFIG_SIZE",
+    "NET_FRAME_SIZES",
+    "NET_HEADER_SIZE",
     "AvailFlags",
     "BlkConfig",
     "BlkFeature",
@@ -62,6 +75,11 @@ __all__ = [
     "BlkStatus",
     "DescFlags",
     "EventFlags",
+    "NetConfig",
+    "NetFeature",
+    "NetFeatures",
+    "NetHeader",
+    "NetStatus",
     "PackedDesc",
     "RingArea",
     "SplitDesc",

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -22,12 +21,13 @@ from vhostuser.datapath.interface import (
     RingStatistics,
     StopMode,
 )
-from vhostuser.errors import RequestError, WorkerStuckError
+from vhostuser.datapath.workers import IO_ENGINES, WorkerOptions, Workers
+from vhostuser.errors import RequestError
 from vhostuser.native import check, ffi, lib
 from vhostuser.virtqueue import Fault, RingState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from vhostuser.datapath.accelerator import NotifyArea
     from vhostuser.datapath.interface import DatapathEvents
@@ -35,15 +35,18 @@ if TYPE_CHECKING:
     from vhostuser.memory import Snapshot
     from vhostuser.native import Pointer
 
-__all__ = ["ENGINE_FAULTS", "IO_ENGINES", "SoftwareDatapath", "WorkerOptions"]
+__all__ = [
+    "ENGINE_FAULTS",
+    "IO_ENGINES",
+    "QueueMaker",
+    "SoftwareDatapath",
+    "WorkerOptions",
+    "Workers",
+]
 
-_IO = {
-    "auto": lib.VHU_IO_AUTO,
-    "io_uring": lib.VHU_IO_URING,
-    "threads": lib.VHU_IO_THREADS,
-}
-IO_ENGINES = tuple(_IO)
-"""How requests may wait for the store; `auto` is io_uring, or threads where the host refuses it."""
+QueueMaker: TypeAlias = "Callable[[Pointer, int, int], Pointer]"
+"""Makes the engine's `struct vhu_queue` of a ring from a worker, the ring's index and an eventfd
+that tells of a changed status."""
 
 _FAULTS = {
     "stuck-queue": lib.VHU_MISCHIEF_STUCK,
@@ -70,10 +73,8 @@ _INTERRUPT_SECONDS = 0.1
 class _Queue:
     """One engine queue and what is wanted of it."""
 
-    def __init__(self, worker: Pointer, store: Pointer, event_fd: int) -> None:
-        ret = ffi.new("struct vhu_queue **")
-        check(lib.vhu_queue_create(worker, store, event_fd, ret), "create a queue")
-        self.native = ret[0]
+    def __init__(self, native: Pointer) -> None:
+        self.native = native
         self.wanted = ffi.new("struct vhu_queue_wanted *")
         self.start: RingStart | None = None
         self.starts = 0
@@ -95,103 +96,68 @@ class _Queue:
         check(lib.vhu_queue_set_fd(self.native, _FD[which], number), f"use the {which.value} fd")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """The threads that serve the rings of a device.
-
-    Attributes:
-        count: how many share the rings; more than there are rings are not started.
-        poll_us: longest time to poll an idle ring before sleeping, in microseconds.
-        busy_poll: never sleep.
-        io: how requests wait for the store, one of `IO_ENGINES`.
-        nap_us: how long to sleep at once while a ring has a notify page, which wakes nobody, in
-            microseconds; ten times that after 64 of them without a kick.
-    """
-
-    count: int = 1
-    poll_us: int = 50
-    busy_poll: bool = False
-    io: str = "auto"
-    nap_us: int = 100
-
-
 class SoftwareDatapath:
     """Rings served by engine threads.
 
-    Make it with `async with SoftwareDatapath.open(...)`; the threads end with the block.
+    Make it with `async with SoftwareDatapath.open(...)`; threads it started end with the block.
     """
 
-    def __init__(self, store: Pointer, queues: int, workers: WorkerOptions) -> None:
+    def __init__(self, make: QueueMaker, queues: int, workers: WorkerOptions | Workers) -> None:
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = trio.Event()
         self._watching = trio.CancelScope(shield=True)
         self._events: DatapathEvents | None = None
         self._snapshot: Snapshot | None = None
-        self._workers: list[Pointer] = []
         self._queues: list[_Queue] = []
+        self._owned: Workers | None = None
         try:
-            self._create_workers(min(workers.count, queues), workers)
+            if isinstance(workers, WorkerOptions):
+                workers = self._owned = Workers(workers, min(workers.count, queues))
+            self._workers = workers
             for index in range(queues):
-                worker = self._workers[index % len(self._workers)]
-                self._queues.append(_Queue(worker, store, self._event_fd))
+                native = make(workers.of_ring(index), index, self._event_fd)
+                self._queues.append(_Queue(native))
         except BaseException:
             self._destroy()
             raise
 
-    def _create_workers(self, count: int, options: WorkerOptions) -> None:
-        if options.io == "io_uring":
-            check(lib.vhu_io_uring_probe(), "use io_uring (--io threads does without)")
-        fields = {
-            "poll_us": options.poll_us,
-            "busy": options.busy_poll,
-            "io": _IO[options.io],
-            "nap_us": options.nap_us,
-        }
-        config = ffi.new("struct vhu_worker_config *", fields)
-        for _ in range(count):
-            ret = ffi.new("struct vhu_worker **")
-            check(lib.vhu_worker_create(config, ret), "start a worker thread")
-            self._workers.append(ret[0])
-
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, store: Pointer, *, queues: int, workers: WorkerOptions
+        cls, make: QueueMaker, *, queues: int, workers: WorkerOptions | Workers
     ) -> AsyncIterator[SoftwareDatapath]:
-        """Start the worker threads for the length of the block.
+        """Serve the rings of a device for the length of the block.
 
         Args:
-            store: the engine's `struct vhu_blk`; it must outlive the block.
+            make: makes the engine's queue of a ring; what that uses must outlive the block.
             queues: rings to serve.
-            workers: the threads that serve them.
+            workers: the threads that serve them: to be started, or running and the caller's.
 
         Raises:
             OSError: the host is out of threads, memory or file descriptors, or refuses io_uring
                 where it is asked for.
         """
-        datapath = cls(store, queues, workers)
+        datapath = cls(make, queues, workers)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(datapath._watch)
                 try:
                     yield datapath
                 finally:
+                    if datapath._owned is None:
+                        await datapath.leave()  # these threads go on
                     datapath._watching.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(datapath._destroy)
 
     def _destroy(self) -> None:
-        stuck = [lib.vhu_worker_stop(worker, 500) for worker in self._workers]
-        if any(code != 0 for code in stuck):
-            raise WorkerStuckError(
-                errno.ETIMEDOUT,
-                "a worker thread hangs in the store; end the process, nothing of it can be freed",
-            )
+        if self._owned is not None:
+            self._owned.stop()
         for queue in self._queues:
             lib.vhu_queue_destroy(queue.native)
-        for worker in self._workers:
-            lib.vhu_worker_destroy(worker)
+        if self._owned is not None:
+            self._owned.close()
         os.close(self._event_fd)
 
     @property
@@ -202,8 +168,7 @@ class SoftwareDatapath:
     @property
     def io(self) -> str:
         """How requests wait for the store: `io_uring` or `threads`."""
-        kind = lib.vhu_worker_io(self._workers[0])
-        return next(name for name, value in _IO.items() if value == kind)
+        return self._workers.io
 
     def report_to(self, events: DatapathEvents) -> None:
         """Pass news on to `events`. See `Datapath.report_to`."""

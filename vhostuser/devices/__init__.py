@@ -11,6 +11,7 @@ from vhostuser.devices.default_disk import (
     default_sector,
     default_store,
 )
+from vhostuser.devices.net import NetCounters, NetDevice, NetOptions, NetPorts
 from vhostuser.devices.store import Store, memory_store, null_store, open_store
 
 __all__ = [
@@ -24,6 +25,10 @@ __all__ = [
     "BlockSizes",
     "Device",
     "DeviceProfile",
+    "NetCounters",
+    "NetDevice",
+    "NetOptions",
+    "NetPorts",
     "SizedDevice",
     "Store",
     "default_sector",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,9 @@ class BlkDevice:
                     io=options.io,
                 )
                 async with SoftwareDatapath.open(
-                    native, queues=options.queues, workers=workers
+                    functools.partial(_create_queue, native),
+                    queues=options.queues,
+                    workers=workers,
                 ) as datapath:
                     yield cls(store, options, native, datapath)
             except WorkerStuckError:
@@ -198,6 +201,13 @@ class BlkDevice:
             if store.size != before.size:
                 self.datapath.config_changed()
             return store.size
+
+
+def _create_queue(native: Pointer, worker: Pointer, index: int, event_fd: int) -> Pointer:
+    del index  # they are all alike
+    ret = ffi.new("struct vhu_queue **")
+    check(lib.vhu_queue_create(worker, native, event_fd, ret), "create a queue")
+    return ret[0]
 
 
 def _create_native(store: Store, options: BlkOptions) -> Pointer:
