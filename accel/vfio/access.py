@@ -72,18 +72,24 @@ class RegionAccess(Closing):
         kernel: whom to ask.
         fd: the device; stays the caller's.
         regions: by number.
+        shared: somebody else may get the device's file. He could turn the device's memory off, and
+            then a load from a mapping ends a process, but a read by the kernel only fails: so
+            nothing is mapped here.
     """
 
-    def __init__(self, kernel: Kernel, fd: OwnedFd, regions: Mapping[int, Region]) -> None:
+    def __init__(
+        self, kernel: Kernel, fd: OwnedFd, regions: Mapping[int, Region], *, shared: bool
+    ) -> None:
         self._kernel = kernel
         self._fd = fd
         self._regions = regions
+        self._shared = shared
         self._given: weakref.WeakSet[MappedArea] = weakref.WeakSet()
         self._own: dict[tuple[int, Area], MappedArea] = {}
 
     def map(self, number: int, offset: int, size: int) -> MappedArea | None:
-        """Map part of a region; None: it cannot be mapped. Raises OSError: the host refused."""
-        if self.area(number, offset, size) is None:
+        """Map part of a region; None: it is not to be mapped. Raises OSError: the host refused."""
+        if self._shared or self.area(number, offset, size) is None:
             return None
         mapped = MappedArea(self._fd, self._regions[number].file_offset + offset, size)
         self._given.add(mapped)
@@ -103,7 +109,7 @@ class RegionAccess(Closing):
             OSError: it cannot be mapped now.
         """
         area = self.area(number, offset, width)
-        if area is None:
+        if self._shared or area is None:
             return None
         mapped = self._own.get((number, area))
         if mapped is None:

@@ -47,7 +47,8 @@ class KernelVfioDevice(PciDevice, Closing):
 
     Args:
         address: where on the PCI bus, in full.
-        share_fd: whether the device's file may be handed to another process.
+        share_fd: whether the device's file may be handed to another process. Nothing of the device
+            is mapped here then: see `RegionAccess`.
         kernel: whom to ask.
         sysfs: where to look for the device's group and driver.
 
@@ -83,7 +84,9 @@ class KernelVfioDevice(PciDevice, Closing):
             self._mappings = Mappings(container)
             self.iommu = container.info
             self.regions: Mapping[int, Region] = ask_regions(self._kernel, self._fd, self.name)
-            self._access = stack.enter_context(RegionAccess(self._kernel, self._fd, self.regions))
+            self._access = stack.enter_context(
+                RegionAccess(self._kernel, self._fd, self.regions, shared=share_fd)
+            )
             self.vectors = ask_vectors(self._kernel, self._fd, self._info)
             self._vectors = Vectors(self._kernel, self._fd, self.vectors)
             self._departure = stack.enter_context(
@@ -117,10 +120,11 @@ class KernelVfioDevice(PciDevice, Closing):
         place = self._access.place(region, offset, width)
         if place is None:
             data = await self._in_thread(self._access.pread, region, offset, width)
-            return int.from_bytes(data, "little")
-        area, inset = place
-        value = area.load(inset, width)
-        if value == (1 << 8 * width) - 1:
+            value = int.from_bytes(data, "little")
+        else:
+            area, inset = place
+            value = area.load(inset, width)
+        if value == (1 << 8 * width) - 1 and region != CONFIG_REGION:
             await self._look_whether_it_is_there()
         await trio.lowlevel.checkpoint()
         return value

@@ -111,6 +111,11 @@ def test_a_receiver_of_the_devices_file_keeps_the_device_but_no_memory(run: LabR
     assert "another process has IOMMU group" in refusal
 
 
+def test_a_receiver_of_the_devices_file_cannot_end_our_process(run: LabRun) -> None:
+    refusals = run.notes("check_who_has_the_devices_file_cannot_end_our_process")
+    assert refusals == [["vfio:0000:01:00.0: Input/output error", "EIO"]] * 2
+
+
 def test_a_host_that_takes_a_device_away_is_obeyed(run: LabRun) -> None:
     why, driver = run.notes("check_the_host_gets_a_device_back_that_is_in_use")
     assert why == "the host wants the device back (it is being unbound or unplugged)"

@@ -145,6 +145,16 @@ def test_a_page_is_handed_on_as_the_devices_file_and_its_place_in_it(kernel, ope
         assert area.fd.fileno() != kernel.device
 
 
+async def test_nothing_of_a_device_is_mapped_whose_file_others_may_have(kernel, open_device):
+    device = open_device(share_fd=True)
+    assert device.map_area(4, NOTIFY, PAGE) is None
+    kernel.log.clear()
+    await device.write(4, 8, 4, 0x12345678)
+    assert await device.read(4, 8, 2) == 0x5678
+    assert kernel.log == [("pwrite", 4, 4), ("pread", 4, 2)]
+    assert not in_maps()
+
+
 @pytest.mark.parametrize(
     ("region", "offset", "size"),
     [

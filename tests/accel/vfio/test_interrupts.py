@@ -137,8 +137,9 @@ async def test_the_kernels_word_that_it_is_gone_counts(kernel, open_device):
     assert await device.gone() == "the kernel says that it is gone"
 
 
-async def test_a_device_that_left_its_bus_is_noticed_by_what_is_read(kernel, open_device):
-    device = open_device()
+@pytest.mark.parametrize("share_fd", [False, True])
+async def test_a_device_that_left_its_bus_is_noticed_by_what_is_read(kernel, open_device, share_fd):
+    device = open_device(share_fd=share_fd)
     os.pwrite(kernel.device, b"\xff", (4 << 40) + 20)
     assert await device.read(4, 20, 1) == 0xFF  # a register may hold that
     os.pwrite(kernel.device, b"\xff" * 256, 7 << 40)

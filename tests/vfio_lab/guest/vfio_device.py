@@ -234,6 +234,20 @@ async def check_only_one_may_have_a_device():
     return refusals
 
 
+async def check_who_has_the_devices_file_cannot_end_our_process():
+    async with _device(share_fd=True) as device:
+        with device.share_area(_COMMON, 0x3000, PAGE).fd as fd:
+            command = device.regions[CONFIG_REGION].file_offset + 4
+            os.pwrite(fd.fileno(), b"\0\0", command)  # its memory does not answer any more
+            refusals = [
+                await _refused(device.read(_COMMON, _STATUS, 1)),
+                await _refused(device.write(_COMMON, _STATUS, 1, 0)),
+            ]
+            os.pwrite(fd.fileno(), b"\6\0", command)
+            assert await device.read(_COMMON, _STATUS, 1) == 0
+    return refusals
+
+
 async def check_who_has_the_devices_file_keeps_the_device_but_no_memory():
     _bound()
     with _memory(0, 4 << 20) as region:
