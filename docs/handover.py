@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - beside the script that uses it, no package
 """Makes the reference page of the messages that hand rings over, from codec and checks.
 
 Bits, sizes, numbers, example bytes and the words of each refusal come from the code that speaks
@@ -58,8 +57,8 @@ number, from 0 | virtio, vhost-user |
 | available buffer notification, kick | the driver's word that it has added buffers | \
 virtio, vhost-user |
 | notify area | the device's memory into which a driver writes that word; without \
-NOTIFICATION_DATA the vring index, 16 bits, at its first byte (virtio: the queue's notification address) | \
-RFC of 2018 |
+NOTIFICATION_DATA the vring index, 16 bits, at its first byte (virtio: the queue's notification \
+address) | RFC of 2018 |
 | front-end, back-end | the process that runs the guest, the one that serves its virtqueues | \
 vhost-user |
 | kick fd, call fd | eventfds by which kicks and interrupts pass between them | vhost-user |
