@@ -33,8 +33,8 @@ class DeviceAddress:
             Its receiver can then do with the device whatever its driver could: write any register
             and its configuration space, reset it, take its interrupts. It reaches no memory but
             what is mapped for the device, its own guest's; and it keeps the device from being given
-            back for as long as it holds the file. Here nothing of the device is mapped then, so that
-            a receiver that turns the device's registers off ends no process of ours.
+            back for as long as it holds the file. Nothing of the device is mapped here then, so
+            that a receiver that turns the device's registers off ends no process of ours.
     """
 
     address: str
