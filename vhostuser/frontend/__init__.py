@@ -4,7 +4,7 @@ from vhostuser.frontend.area_rules import MAX_AREA, hand_over_features
 from vhostuser.frontend.areas import AreaState, NotifyAreas
 from vhostuser.frontend.blk import BLK_DRIVER_FEATURES, BlockDriver, BlockResult
 from vhostuser.frontend.channel import MessageChannel
-from vhostuser.frontend.client import PROTOCOL_FEATURES, TRANSPORT_FEATURES, FrontendClient
+from vhostuser.frontend.client import FrontendClient
 from vhostuser.frontend.errors import (
     BackendClosedError,
     BlockError,
@@ -12,6 +12,7 @@ from vhostuser.frontend.errors import (
     RequestRefusedError,
     RingError,
 )
+from vhostuser.frontend.features import PROTOCOL_FEATURES, TRANSPORT_FEATURES
 from vhostuser.frontend.groups import GroupIdentity, VfioGroups, identify_group
 from vhostuser.frontend.hand_over import Host
 from vhostuser.frontend.memory import GuestBuffer, GuestMemory, GuestRegion, RegionLayout

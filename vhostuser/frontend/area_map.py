@@ -1,8 +1,9 @@
 """Maps what a back-end offers as a notify area, after every check that can be made beforehand.
 
 Everything here may block: the file may lie on a file system that is slow to answer. Call it in a
-thread. Files are mapped by the engine, which survives their being truncated afterwards; device
-memory is mapped as it is.
+thread. Files are mapped by the engine, which survives their being truncated afterwards. Device
+memory is mapped as it is: when its owner turns it off, the next store ends this process, as it
+would a hypervisor.
 """
 
 from __future__ import annotations

@@ -30,8 +30,10 @@ from protocol.vhost_user import (
 from protocol.virtio import VirtioFeatures
 from vhostuser.frontend.area_map import identify_file
 from vhostuser.frontend.area_rules import hand_over_features
+from vhostuser.frontend.background import background
 from vhostuser.frontend.channel import MessageChannel
 from vhostuser.frontend.errors import FrontendError, RequestRefusedError
+from vhostuser.frontend.features import PROTOCOL_FEATURES, TRANSPORT_FEATURES
 from vhostuser.frontend.hand_over import HandOver, Host
 from vhostuser.frontend.orders import QEMU, Order, Step
 from vhostuser.frontend.queue import DriverQueue
@@ -48,31 +50,9 @@ if TYPE_CHECKING:
     from vhostuser.frontend.area_map import FileIdentity
     from vhostuser.frontend.memory import GuestMemory, GuestRegion
 
-__all__ = ["PROTOCOL_FEATURES", "TRANSPORT_FEATURES", "FrontendClient"]
-
-TRANSPORT_FEATURES = (
-    VirtioFeatures.PROTOCOL_FEATURES
-    | VirtioFeatures.VERSION_1
-    | VirtioFeatures.INDIRECT_DESC
-    | VirtioFeatures.EVENT_IDX
-)
-"""Features of no particular device type that are taken unless others are asked for.
-
-RING_PACKED and IN_ORDER are understood too."""
+__all__ = ["FrontendClient"]
 
 _DEFAULT_HOST = Host()
-
-PROTOCOL_FEATURES = (
-    ProtocolFeatures.MQ
-    | ProtocolFeatures.REPLY_ACK
-    | ProtocolFeatures.BACKEND_REQ
-    | ProtocolFeatures.CONFIG
-    | ProtocolFeatures.CONFIGURE_MEM_SLOTS
-    | ProtocolFeatures.RESET_DEVICE
-    | ProtocolFeatures.STATUS
-)
-"""Protocol features that this front-end understands, besides those of a hand-over."""
-
 _BLK_CONFIG_SIZE = 60
 
 
@@ -185,7 +165,7 @@ class FrontendClient:
         channel = MessageChannel(sock, Connection(Role.FRONT_END, dialect=dialect))
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(channel.close)
-            async with _background() as nursery:
+            async with background() as nursery:
                 client = cls(channel, memory, nursery, order=order, accept=accept, host=host)
                 # Only when no task waits for their fds any more.
                 stack.push_async_callback(client._close)
@@ -398,17 +378,3 @@ def _payload(reply: Reply | None, kind: type[_Reply]) -> _Reply:
     if reply is None or not isinstance(reply.message, kind):
         raise TypeError(f"this request is not answered by a {kind.__name__}")
     return reply.message
-
-
-@contextlib.asynccontextmanager
-async def _background() -> AsyncIterator[trio.Nursery]:
-    """Give a nursery that ends with the block and does not wrap the block's own exception."""
-    failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
