@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from accel.pci import Area, PciDevice, Region
+from accel.pci import CONFIG_REGION, Area, PciDevice, Region
 from accel.vfio_user.area import GuardedArea, share
 from accel.vfio_user.client import SECONDS, VfioUserClient, connect
 from accel.vfio_user.doorbells import Doorbells
@@ -21,6 +21,7 @@ from accel.vfio_user.emulated import MSIX_IRQ
 from accel.vfio_user.given import GivenMemory
 from accel.vfio_user.served import PCI_REGIONS
 from protocol import vfio_user as wire
+from protocol.virtio.pci import PciCommand, PciHeader
 from vhostuser.errors import AcceleratorError
 from vhostuser.fds import OwnedFd
 
@@ -73,6 +74,15 @@ class VfioUserDevice(PciDevice):
         if info.num_irqs > MSIX_IRQ:
             irqs = await self._client.irq_info(MSIX_IRQ)
             self.vectors = min(irqs.count, _MOST_VECTORS)
+        await self._let_it_work()
+
+    async def _let_it_work(self) -> None:
+        """Let it answer to its registers, and reach what it is given of memory."""
+        config = self.regions.get(CONFIG_REGION)
+        if config is not None and config.writable:
+            command = await self.read(CONFIG_REGION, PciHeader.COMMAND, 2)
+            command |= PciCommand.MEMORY | PciCommand.BUS_MASTER
+            await self.write(CONFIG_REGION, PciHeader.COMMAND, 2, command)
 
     async def _discover_region(self, index: int) -> None:
         info, fd = await self._client.region_info(index)
@@ -180,6 +190,7 @@ class VfioUserDevice(PciDevice):
         if not self._can_reset:
             raise AcceleratorError(f"{self.name} cannot be reset", errno.EOPNOTSUPP)
         await self._client.reset()
+        await self._let_it_work()
 
     def group(self) -> OwnedFd | None:
         """There is no VFIO group. See `PciDevice.group`."""
