@@ -112,6 +112,15 @@ async def test_a_region_that_cannot_be_written_is_not(device, pci):
     assert device.registers[CONFIG][4] == 4
 
 
+async def test_the_function_may_use_memory_from_the_start_and_after_a_reset(device):
+    device.regions[CONFIG] = EmulatedRegion(size=256)
+    async with client_of(device) as client, open_over(client) as pci:
+        assert device.registers[CONFIG][4] & 6 == 6
+        device.registers[CONFIG][4] = 1
+        await pci.reset()
+        assert device.registers[CONFIG][4] == 7
+
+
 # What the server shares
 
 
