@@ -58,7 +58,7 @@ class Connection:
     ) -> None:
         self.role = role
         self.limits = limits
-        self._handshake = Handshake(negotiated)
+        self._handshake = Handshake(role, limits, negotiated)
         self._outstanding = Outstanding(limits.max_pending)
         self._receiver = Receiver(role, limits, self._handshake, self._outstanding)
 
@@ -223,13 +223,7 @@ class Connection:
                 raise LocalProtocolError("a closed connection carries no more requests")  # noqa: TRY301
             self._handshake.check(row, no_reply=no_reply)
             require_fds(row.request, message, len(fds))
-            if self.negotiated is not None:
-                require_limits(
-                    message,
-                    len(fds),
-                    max_data_xfer_size=self.negotiated.max_data_xfer_size,
-                    max_msg_fds=self.negotiated.max_msg_fds,
-                )
+            self._check_limits(message, len(fds))
             payload = row.request.build(message)
             number = self._outstanding.add(None if no_reply else Pending(row, message))
         except LocalProtocolError as error:
@@ -237,6 +231,16 @@ class Connection:
         self._handshake.note(message)
         flags = NO_REPLY if no_reply else 0
         return frame(number, row.number, flags, payload, tuple(fds))
+
+    def _check_limits(self, message: Message, fds: int) -> None:
+        if self.negotiated is None:
+            return
+        require_limits(
+            message,
+            fds,
+            max_data_xfer_size=self.negotiated.max_data_xfer_size,
+            max_msg_fds=self.negotiated.max_msg_fds,
+        )
 
     def forget(self, number: int) -> None:
         """Wait no more for the answer to one of our requests: drop it when it comes.

@@ -5,7 +5,7 @@ Specification: vfio-user, "VERSION".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from protocol.vfio_user import messages as m
@@ -18,9 +18,11 @@ from protocol.vfio_user.capabilities import (
 )
 from protocol.vfio_user.errors import LocalProtocolError
 from protocol.vfio_user.framing import NO_REPLY
+from protocol.vfio_user.rows import Role
 
 if TYPE_CHECKING:
     from protocol.vfio_user.capabilities import MigrationCapability
+    from protocol.vfio_user.exchange import Limits
     from protocol.vfio_user.rows import CommandRow
 
 __all__ = ["Handshake", "Negotiated", "agree"]
@@ -28,12 +30,13 @@ __all__ = ["Handshake", "Negotiated", "agree"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Negotiated:
-    """What both sides agreed on in VERSION.
+    """What both sides agreed on in VERSION, as one of them must heed it.
 
     Attributes:
         minor: The minor version to speak.
-        max_data_xfer_size: Bytes of data that one message may move.
-        max_msg_fds: Fds that one message may bring.
+        max_data_xfer_size: Bytes of data that one of our messages may move, whichever way: what
+            the peer takes, and we do.
+        max_msg_fds: Fds that one of our messages may bring: what the peer takes.
         max_dma_maps: Mappings that the device keeps at a time.
         pgsizes: Page sizes of mappings, one bit each, as the server says.
         write_multiple: Whether REGION_WRITE_MULTI may be sent.
@@ -52,10 +55,11 @@ class Negotiated:
     migration: MigrationCapability | None = None
 
 
-def agree(proposal: m.Version, answer: m.VersionReply, fds: int) -> Negotiated:
+def agree(role: Role, proposal: m.Version, answer: m.VersionReply, fds: int) -> Negotiated:
     """Return what a proposal and its answer agree on.
 
     Args:
+        role: Which side we are.
         proposal: What the client said.
         answer: What the server said.
         fds: Number of fds that come with the answer.
@@ -69,27 +73,28 @@ def agree(proposal: m.Version, answer: m.VersionReply, fds: int) -> Negotiated:
             field="minor",
             value=answer.minor,
         )
-    mine, theirs = proposal.capabilities, answer.capabilities
-
-    def lesser(name: str, default: int) -> int:
-        one, other = getattr(mine, name), getattr(theirs, name)
-        return min(default if one is None else one, default if other is None else other)
-
+    client, server = proposal.capabilities, answer.capabilities
+    peer = server if role is Role.CLIENT else client
+    maps = (_or(client.max_dma_maps, DEFAULT_DMA_MAPS), _or(server.max_dma_maps, DEFAULT_DMA_MAPS))
     return Negotiated(
         minor=answer.minor,
-        max_data_xfer_size=lesser("max_data_xfer_size", DEFAULT_DATA_XFER_SIZE),
-        max_msg_fds=lesser("max_msg_fds", DEFAULT_MSG_FDS),
-        max_dma_maps=lesser("max_dma_maps", DEFAULT_DMA_MAPS),
-        pgsizes=theirs.pgsizes or DEFAULT_PGSIZES,
-        write_multiple=bool(mine.write_multiple and theirs.write_multiple),
-        twin_socket=_twin_socket(mine, theirs, fds),
-        migration=theirs.migration,
+        max_data_xfer_size=_or(peer.max_data_xfer_size, DEFAULT_DATA_XFER_SIZE),
+        max_msg_fds=_or(peer.max_msg_fds, DEFAULT_MSG_FDS),
+        max_dma_maps=min(maps),
+        pgsizes=_or(server.pgsizes, DEFAULT_PGSIZES),
+        write_multiple=bool(client.write_multiple and server.write_multiple),
+        twin_socket=_twin_socket(client, server, fds),
+        migration=server.migration,
     )
 
 
-def _twin_socket(mine: Capabilities, theirs: Capabilities, fds: int) -> int | None:
-    given = theirs.twin_socket is not None and theirs.twin_socket.supported
-    asked = mine.twin_socket is not None and mine.twin_socket.supported
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _twin_socket(client: Capabilities, server: Capabilities, fds: int) -> int | None:
+    given = server.twin_socket is not None and server.twin_socket.supported
+    asked = client.twin_socket is not None and client.twin_socket.supported
     if given and not asked:
         raise LocalProtocolError(
             "a twin socket is given to clients that ask for one", field="twin_socket", value=given
@@ -98,9 +103,9 @@ def _twin_socket(mine: Capabilities, theirs: Capabilities, fds: int) -> int | No
         raise LocalProtocolError(
             "the twin socket comes along as the only fd, and no other does", field="fds", value=fds
         )
-    if theirs.twin_socket is None or not given:
+    if server.twin_socket is None or not given:
         return None
-    index = theirs.twin_socket.fd_index or 0
+    index = server.twin_socket.fd_index or 0
     if index:
         raise LocalProtocolError(
             "fd_index is 0: the twin socket is the only fd", field="fd_index", value=index
@@ -112,13 +117,17 @@ class Handshake:
     """Whether VERSION was sent, and what it led to.
 
     Args:
+        role: Which side we are.
+        limits: What we accept of the peer at most.
         negotiated: What was agreed elsewhere, for a twin socket.
 
     Attributes:
         negotiated: What was agreed; None before.
     """
 
-    def __init__(self, negotiated: Negotiated | None) -> None:
+    def __init__(self, role: Role, limits: Limits, negotiated: Negotiated | None) -> None:
+        self._role = role
+        self._limits = limits
         self.negotiated = negotiated
         self._proposed = negotiated is not None
 
@@ -159,4 +168,6 @@ class Handshake:
             LocalProtocolError: It does not fit the proposal; nothing has changed.
         """
         if isinstance(request, m.Version) and isinstance(reply, m.VersionReply):
-            self.negotiated = agree(request, reply, fds)
+            agreed = agree(self._role, request, reply, fds)
+            most = min(agreed.max_data_xfer_size, self._limits.max_data_xfer_size)
+            self.negotiated = replace(agreed, max_data_xfer_size=most)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
 
-__all__ = ["Corpus", "Wire", "Write", "load", "messages_of", "payload_of"]
+__all__ = ["CAPTURES", "Corpus", "Wire", "Write", "load", "messages_of", "payload_of"]
 
-_CAPTURES = Path(__file__).parents[2] / "captures"
+CAPTURES = sorted((Path(__file__).parents[2] / "captures").glob("vfio-user-*.jsonl"))
 _SIZES = (1, 3, 15, 16, 17, 48, 100, 4096, 65536)
 
 
@@ -163,7 +163,7 @@ def load() -> Corpus:
     """Return recorded and hand-made traffic, without repetitions."""
     corpus = Corpus([], [], [], [], [])
     seen: set[tuple[int, int, int, bytes]] = set()
-    for path in sorted(_CAPTURES.glob("vfio-user-*.jsonl")):
+    for path in CAPTURES:
         _add_recording(corpus, path, seen)
     for message, fds, reply, reply_fds in _MORE:
         row = _row(message)
