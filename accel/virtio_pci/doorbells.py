@@ -97,8 +97,8 @@ class Doorbells(Closing):
         if len(self._places) > 1 and notify.multiplier < page_size:
             raise AcceleratorError(
                 f"page-per-vq=off: doorbells are {notify.multiplier} bytes apart, so that a page "
-                f"of {page_size} bytes would hold other queues' too (QEMU: page-per-vq=on, and "
-                "pages of 4 KiB)"
+                f"of {page_size} bytes holds those of other queues too (QEMU puts them 4096 bytes "
+                "apart with page-per-vq=on)"
             )
         for other, at in enumerate(self._places):
             if other != index and place <= at + DOORBELL_WIDTH - 1 and at < end:

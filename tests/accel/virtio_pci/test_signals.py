@@ -116,7 +116,7 @@ async def test_a_page_that_a_queue_has_to_itself_can_be_handed_on(driven, page_s
     [
         (Shape(multiplier=4), 4096, "page-per-vq=off: doorbells are 4 bytes apart"),
         (Shape(multiplier=0), 4096, "page-per-vq=off: doorbells are 0 bytes apart"),
-        (Shape(multiplier=4096), 65536, "so that a page of 65536 bytes would hold other queues'"),
+        (Shape(multiplier=4096), 65536, "so that a page of 65536 bytes holds those of other"),
         (Shape(multiplier=4096, notify_offs=(1, 1)), 4096, "queue 0 has its doorbell in the same"),
         (Shape(sizes=(64, 64), notify_offs=(0, 1), notify_size=0x1800), 4096, "ends within"),
         (
