@@ -7,11 +7,20 @@ import functools
 from typing import TYPE_CHECKING, TypeVar
 
 from accel.cli.simulating import Served, run_simulated
-from accel.simulator import FAULT_SYNTAX, SimulatedDevice, SimulatorOptions, parse_fault
+from accel.simulator import (
+    FAULT_SYNTAX,
+    NetSimulatorOptions,
+    SimulatedDevice,
+    SimulatorOptions,
+    parse_fault,
+)
 from vhostuser.cli.command import Command
+from vhostuser.datapath import WorkerOptions
+from vhostuser.devices import NetDevice, NetOptions, NetPorts
 from vhostuser.disks import DiskConfig, OptionTable, Source, add_arguments, given, open_device, read
 from vhostuser.disks.opening import open_endpoint
 from vhostuser.errors import UsageError
+from vhostuser.server import ListeningEndpoint, bind_unix
 
 if TYPE_CHECKING:
     import argparse
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND"]
 
 _Table = TypeVar("_Table", bound=OptionTable)
+_NET_QUEUES = 2
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +42,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     add_arguments(blk, DiskConfig)
     _add_common(blk)
     blk.set_defaults(run=_run_blk)
+    words = "a network device that loops frames back, or two that exchange them"
+    net = kinds.add_parser("net", help=words, description=f"Simulate {words}.")
+    add_arguments(net, NetSimulatorOptions)
+    _add_common(net)
+    net.set_defaults(run=_run_net)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +57,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=FAULT_SYNTAX,
-        help="let something go wrong: stuck-queue, lost-interrupt, wrong-used-id, needs-reset or "
-        "sudden-death; at once, after N requests or at SIGUSR1; may be given several times",
+        help="let something go wrong with the (first) device: stuck-queue, lost-interrupt, "
+        "wrong-used-id, needs-reset or sudden-death; at once, after N requests or at SIGUSR1; may "
+        "be given several times",
     )
 
 
@@ -97,6 +113,48 @@ async def _open_blk(
                 resizable=device,
             )
         ]
+
+
+def _run_net(namespace: argparse.Namespace) -> int:
+    config = _read(NetSimulatorOptions, namespace)
+    options = _read(SimulatorOptions, namespace)
+    faults = _faults(namespace, _NET_QUEUES)
+    run_simulated(functools.partial(_open_net, config, options, faults))
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _open_net(
+    config: NetSimulatorOptions,
+    options: SimulatorOptions,
+    faults: Sequence[FaultRequest],
+    sockets: Sockets,
+) -> AsyncIterator[list[Served]]:
+    paths = [path for path in (config.socket_path, config.peer) if path is not None]
+    workers = WorkerOptions(poll_us=config.poll_us, busy_poll=config.busy_poll)
+    async with contextlib.AsyncExitStack() as stack:
+        endpoints = []
+        for path in paths:
+            endpoint = ListeningEndpoint(bind_unix(path), path)
+            endpoints.append(stack.enter_context(contextlib.closing(endpoint)))
+            sockets.note(path)
+        ports = await stack.enter_async_context(NetPorts.open(len(paths), workers=workers))
+        if config.peer is not None:
+            ports.connect(0, 1)
+        served = []
+        for port, (path, endpoint) in enumerate(zip(paths, endpoints, strict=True)):
+            shown = NetOptions(
+                mac=None if port else config.mac, mtu=config.mtu, queue_size=config.queue_size
+            )
+            device = await stack.enter_async_context(NetDevice.open(ports, port, shown))
+            simulated = await stack.enter_async_context(
+                SimulatedDevice.open(
+                    device, options, name=f"simulated:net{port}", faults=faults if not port else ()
+                )
+            )
+            words = f"a virtio network device on {path}"
+            served.append(Served(device=simulated, endpoint=endpoint, words=words))
+        yield served
 
 
 COMMAND = Command(

@@ -9,7 +9,7 @@ from accel.simulator.device import EngineDevice, SimulatedDevice
 from accel.simulator.faults import FAULT_SYNTAX, FaultKind, FaultRequest, parse_fault
 from accel.simulator.function import PciFunction
 from accel.simulator.layout import Layout
-from accel.simulator.options import PAGE_SIZES, SimulatorOptions
+from accel.simulator.options import PAGE_SIZES, NetSimulatorOptions, SimulatorOptions
 
 __all__ = [
     "FAULT_SYNTAX",
@@ -18,6 +18,7 @@ __all__ = [
     "FaultKind",
     "FaultRequest",
     "Layout",
+    "NetSimulatorOptions",
     "PciFunction",
     "SimulatedDevice",
     "SimulatorOptions",

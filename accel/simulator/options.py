@@ -1,18 +1,29 @@
-"""What can be chosen of a simulated device, besides what its rings are served from."""
+"""What can be chosen of a simulated device; a disk's own options are those of `vhostuser blk`."""
 
 from __future__ import annotations
 
 import mmap
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vhostuser.disks import OptionTable, option
-from vhostuser.disks.kinds import Flag, Number, NumberChoice
+from vhostuser.disks.kinds import FileName, Flag, Kind, Number, NumberChoice
+from vhostuser.disks.options import OptionTable, Problem, Source, option
 
-__all__ = ["PAGE_SIZES", "SimulatorOptions"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["PAGE_SIZES", "NetSimulatorOptions", "SimulatorOptions"]
 
 PAGE_SIZES = (4096, 16384, 65536)
 """Page sizes of hosts."""
 _MOST_VECTORS = 2048
+_LARGEST_QUEUE = 32768
+_LONGEST_POLL_US = 1_000_000
+_SMALLEST_MTU, _LARGEST_MTU = 68, 65535
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_GROUP_BIT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +42,51 @@ class SimulatorOptions(OptionTable):
         Number(1, _MOST_VECTORS),
         "MSI-X vectors (without: one for each queue, and one for configuration changes)",
     )
+
+
+class Mac(Kind):
+    """The address of a network device."""
+
+    wanted = "an address of one device, for example 02:00:00:00:00:01,"
+    metavar = "MAC"
+
+    def read(self, value: object) -> object | None:
+        """Take six bytes in hexadecimal that are no group's address."""
+        if not isinstance(value, str) or not _MAC.fullmatch(value.lower()):
+            return None
+        address = bytes.fromhex(value.replace(":", ""))
+        return None if address[0] & _GROUP_BIT or not any(address) else address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetSimulatorOptions(OptionTable):
+    """A simulated network device, or two of them. Each field is an option of the same name."""
+
+    socket_path: Path | None = option(
+        FileName(), "listen on this UNIX socket", required=frozenset({Source.COMMAND_LINE})
+    )
+    peer: Path | None = option(
+        FileName(),
+        "simulate a second device there: each receives what the other sends "
+        "(without: a device receives what it sends itself)",
+    )
+    mac: bytes | None = option(
+        Mac(), "address of the first device (without: 02:00:00:00:00:00, its peer's ends in 01)"
+    )
+    mtu: int = option(
+        Number(_SMALLEST_MTU, _LARGEST_MTU), "largest payload of a frame, in bytes", default=1500
+    )
+    queue_size: int = option(Number(2, _LARGEST_QUEUE), "largest ring size accepted", default=1024)
+    poll_us: int = option(
+        Number(0, _LONGEST_POLL_US),
+        "longest time to poll an idle ring before sleeping, in us",
+        default=50,
+    )
+    busy_poll: bool = option(
+        Flag(), "never sleep: the thread that moves frames keeps a processor busy", default=False
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what does not go together."""
+        if self.peer is not None and self.peer == self.socket_path:
+            yield Problem("peer", "is the socket of the first device: give it one of its own")
