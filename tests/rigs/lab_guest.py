@@ -1,6 +1,6 @@
 """The lab guest: a machine with an IOMMU and virtio devices behind it, which user space drives.
 
-A script from tests/vfio_lab/guest runs in it: the functions of a module whose names begin with
+Scripts from tests/vfio_lab/guest run in it: the functions of a module whose names begin with
 `check_`, one process each (see guest/lab.py there). What came of each is written to the second
 serial port as a line of JSON, so that no message of the kernel gets between. The test knows the
 names from the module's source: a guest that hangs, dies or skips one cannot pass.
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SCRIPTS = Path(__file__).parent.parent / "vfio_lab" / "guest"
-SECTOR_COUNT = 4096
+SECTOR_COUNT = 8192
 _DEADLINE = 240.0
 _MEMORY = "512M"
 _KERNEL_WORDS = (
@@ -113,7 +113,7 @@ def _port(number: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabRun:
-    """How the checks of a script went.
+    """How the checks of some scripts went.
 
     Args:
         results: what each check reported, by its name.
@@ -141,7 +141,7 @@ class LabRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabMachine:
-    """A machine to run a script in.
+    """A machine to run scripts in.
 
     Args:
         qemu: the program.
@@ -161,15 +161,15 @@ class LabMachine:
     iommu: bool = True
     cpus: int = 1
 
-    def run(self, script: str) -> LabRun:
-        """Run a script to its end. Blocks.
+    def run(self, *scripts: str) -> LabRun:
+        """Run scripts to their end. Blocks.
 
         Raises:
             AssertionError: the guest did not come to its end; with what it printed.
         """
         reports = self.folder / "reports"
         try:
-            run = run_qemu(self._command(script, reports), seconds=_DEADLINE)
+            run = run_qemu(self._command(scripts, reports), seconds=_DEADLINE)
         except GuestTimeoutError as error:
             raise AssertionError(f"{error}\n{error.console}\n{reports.read_text()}") from None
         text = f"{run.console}\n{run.complaints}"
@@ -181,8 +181,8 @@ class LabMachine:
         assert len(results) == len(lines) - 1, f"a check was reported twice:\n{lines}"
         return LabRun(results=results, console=text, seconds=run.seconds, folder=self.folder)
 
-    def _command(self, script: str, reports: Path) -> list[str]:
-        words = f"{_KERNEL_WORDS} lab=/lab/lab.py,{script}"
+    def _command(self, scripts: Sequence[str], reports: Path) -> list[str]:
+        words = f"{_KERNEL_WORDS} lab=/lab/lab.py,{','.join(scripts)}"
         unit = []
         if self.iommu:
             unit = ["-device", "intel-iommu,intremap=on,caching-mode=on"]

@@ -200,6 +200,11 @@ def _add_packages(archive: Archive) -> list[Path]:
     found = dict(_project_files())
     for name in _required("vhostuser") - {"vhostuser"}:
         found |= dict(_distribution_files(name))
+    # An editable installation lists no files; what matters is which commands and drivers it has.
+    project = importlib.metadata.distribution("vhostuser")
+    described = f"{_PACKAGES}/vhostuser-{project.version}.dist-info"
+    archive.data(f"{described}/METADATA", str(project.metadata).encode())
+    archive.data(f"{described}/entry_points.txt", _entry_points(project).encode())
     for place, path in sorted(found.items()):
         archive.file(f"{_PACKAGES}/{place}", path)
     return [path for path in found.values() if ".so" in path.suffixes]
@@ -216,10 +221,12 @@ def _project_files() -> Iterator[tuple[str, Path]]:
             # What compiles the engine reads sources that are not part of the package.
             if path.suffix in {".py", ".so"} and path != root / "native" / "build.py":
                 yield f"{name}/{path.relative_to(root)}", path
-    # Its entry points: an editable installation lists no other file that matters here.
-    for place, path in _distribution_files("vhostuser"):
-        if ".dist-info" in place:
-            yield place, path
+
+
+def _entry_points(project: importlib.metadata.Distribution) -> str:
+    text = project.read_text("entry_points.txt")
+    assert text is not None
+    return text
 
 
 def _distribution_files(name: str) -> Iterator[tuple[str, Path]]:

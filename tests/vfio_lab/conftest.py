@@ -31,12 +31,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class RunLabGuest(Protocol):
-    """Runs a script of the folder guest in a machine; returns how its checks went."""
+    """Runs scripts of the folder guest in a machine; returns how their checks went."""
 
     def __call__(
         self,
-        script: str,
-        *,
+        *scripts: str,
         devices: Sequence[LabDevice | UserDevice],
         iommu: bool = True,
         cpus: int = 1,
@@ -55,11 +54,10 @@ def lab_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lab_guest(lab_image: Path, tmp_path_factory: pytest.TempPathFactory) -> RunLabGuest:
-    """Boots lab guests. One takes many seconds: boot it once for all tests of a script."""
+    """Boots lab guests. One takes many seconds: boot it once for many tests."""
 
     def run(
-        script: str,
-        *,
+        *scripts: str,
         devices: Sequence[LabDevice | UserDevice],
         iommu: bool = True,
         cpus: int = 1,
@@ -74,6 +72,6 @@ def lab_guest(lab_image: Path, tmp_path_factory: pytest.TempPathFactory) -> RunL
             iommu=iommu,
             cpus=cpus,
         )
-        return machine.run(script)
+        return machine.run(*scripts)
 
     return run

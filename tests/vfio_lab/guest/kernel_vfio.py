@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from driven import BLK, LAYOUTS, NET, Network, driven, interrupts, take, use_disk
+import os
+
+import trio
+from driven import (
+    BLK,
+    LAYOUTS,
+    NET,
+    SECTOR,
+    Network,
+    driven,
+    interrupts,
+    sector,
+    take,
+    use_disk,
+)
 
 from accel.vfio import open_accelerator
-from vhostuser.frontend import BLK_DRIVER_FEATURES, BlockDriver
+from vhostuser.frontend import BLK_DRIVER_FEATURES, BlockDriver, DriverQueue
 
 _SHARED = ",share-device-fd=on"
+_INTERRUPTED = 40
 
 
 async def _disk(layout, *, at, pages=True):
@@ -33,10 +48,34 @@ async def _network(layout):
 def _notes(address, requests, queues):
     return {
         "requests": requests,
-        "by_page": sum(queue.page_kicks for queue in queues),
-        "by_fd": sum(queue.fd_kicks for queue in queues),
+        "by_page": sum(queue.kicks.page for queue in queues),
+        "by_fd": sum(queue.kicks.eventfd for queue in queues),
         "interrupts": interrupts(address),
     }
+
+
+class _InterruptedQueue(DriverQueue):
+    """A queue that looks at the ring only when the device has interrupted."""
+
+    async def complete(self, identity):
+        await trio.lowlevel.wait_readable(self.call.fileno())
+        assert os.eventfd_read(self.call.fileno()) == 1
+        return await super().complete(identity)
+
+
+async def check_every_request_interrupts_once():
+    take(BLK)
+    before = interrupts(BLK)
+    assert before == {}, before
+    async with (
+        open_accelerator(BLK + _SHARED) as accelerator,
+        # Without EVENT_IDX nothing holds the interrupts back.
+        driven(accelerator, LAYOUTS["plain"], [1], make=_InterruptedQueue) as queues,
+    ):
+        disk = BlockDriver(queues)
+        for number in range(_INTERRUPTED):
+            assert await disk.read(number, SECTOR) == sector(number)
+        return _notes(BLK, _INTERRUPTED, queues)
 
 
 async def check_a_split_disk_by_page():

@@ -1,4 +1,4 @@
-"""Runs in the lab guest: the checks of a module, one after the other, each in a process of its own.
+"""Runs in the lab guest: the checks of modules, one after the other, each in its own process.
 
 A check is a function whose name begins with `check_`, async or not. It raises, or what it returns
 goes to the test as JSON. It begins in an empty folder. A process of its own gives back whatever it
@@ -62,13 +62,18 @@ def _failure(error):
 
 
 def main():
-    """Run the checks of the module named on the command line and report them."""
-    module = importlib.import_module(sys.argv[1])
-    checks = [name for name in vars(module) if name.startswith("check_")]
+    """Run the checks of the modules named on the command line and report them."""
+    modules = [importlib.import_module(name) for name in sys.argv[1:]]
+    checks = [
+        (name, check)
+        for module in modules
+        for name, check in vars(module).items()
+        if name.startswith("check_")
+    ]
     with _REPORTS.open("w") as reports:
-        for name in checks:
+        for name, check in checks:
             started = time.monotonic()
-            result = _run_apart(getattr(module, name))
+            result = _run_apart(check)
             line = {"check": name, **result, "seconds": round(time.monotonic() - started, 2)}
             reports.write(json.dumps(line) + "\n")
             reports.flush()
