@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,7 +23,7 @@ from protocol.virtio.pci import PciCommand, PciHeader
 from vhostuser.datapath import MappedDoorbell, NotifyArea, QueueAddresses
 from vhostuser.devices import BlkDevice, BlkOptions, memory_store
 from vhostuser.errors import AcceleratorError
-from vhostuser.frontend import BLK_DRIVER_FEATURES, DriverQueue, GuestMemory
+from vhostuser.frontend import BLK_DRIVER_FEATURES, BlockDriver, DriverQueue, GuestMemory
 from vhostuser.memory import MappedRegion
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from vhostuser.virtqueue import RingState
 
 __all__ = [
+    "DISK_FEATURES",
     "DISK_SECTORS",
     "DOORBELLS",
     "RINGS",
@@ -45,13 +47,16 @@ __all__ = [
     "disk_guest",
     "driven",
     "simulated_disk",
+    "write_and_verify",
 ]
 
 DOORBELLS = ("page", "eventfd", "message")
 """How a driver can ring."""
 RINGS = {"split": VirtioFeatures(0), "packed": VirtioFeatures.RING_PACKED}
 DISK_SECTORS = 2048
-_DISK_FEATURES = (
+_PIECE = 4096
+_SECONDS = 20
+DISK_FEATURES = (
     BLK_DRIVER_FEATURES
     | VirtioFeatures.VERSION_1
     | VirtioFeatures.EVENT_IDX
@@ -325,6 +330,26 @@ async def disk_guest(
     """Be a guest that drives the disk."""
     async with (
         connected(device, doorbells) as direct,
-        driven(direct, _DISK_FEATURES | RINGS[ring]) as guest,
+        driven(direct, DISK_FEATURES | RINGS[ring]) as guest,
     ):
         yield guest
+
+
+def _pattern(seed: int) -> bytes:
+    return random.Random(seed).randbytes(_PIECE)  # noqa: S311
+
+
+async def write_and_verify(driver: BlockDriver, seed: int, *, pieces: int = 32) -> None:
+    """Write pieces all over the disk at once, then read them all at once."""
+    sectors = random.Random(seed).sample(range(0, DISK_SECTORS, 8), pieces)  # noqa: S311
+
+    async def verify(sector: int) -> None:
+        assert await driver.read(sector, _PIECE) == _pattern(seed + sector)
+
+    with trio.fail_after(_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for sector in sectors:
+                nursery.start_soon(driver.write, sector, _pattern(seed + sector))
+        async with trio.open_nursery() as nursery:
+            for sector in sectors:
+                nursery.start_soon(verify, sector)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-import random
 
 import pytest
 import trio
-from simulator_rig import DISK_SECTORS, DOORBELLS, RINGS, disk_guest, simulated_disk
+from simulator_rig import (
+    DISK_SECTORS,
+    DOORBELLS,
+    RINGS,
+    disk_guest,
+    simulated_disk,
+    write_and_verify,
+)
 
 from accel.simulator import PAGE_SIZES, SimulatorOptions
 from accel.vfio_user import DmaRange
@@ -15,28 +21,7 @@ from vhostuser.datapath import AcceleratorNews, QueueAddresses
 from vhostuser.errors import AcceleratorError
 from vhostuser.frontend import BlockDriver
 
-SECONDS = 5
-
-
-def pattern(seed: int, size: int) -> bytes:
-    return random.Random(seed).randbytes(size)  # noqa: S311
-
-
-async def write_and_verify(driver: BlockDriver, seed: int, *, pieces: int = 32) -> None:
-    """Write pieces all over the disk at once, then read them all at once."""
-    size = 4096
-    sectors = random.Random(seed).sample(range(0, DISK_SECTORS, 8), pieces)  # noqa: S311
-    with trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            for sector in sectors:
-                nursery.start_soon(driver.write, sector, pattern(seed + sector, size))
-
-        async def verify(sector: int) -> None:
-            assert await driver.read(sector, size) == pattern(seed + sector, size)
-
-        async with trio.open_nursery() as nursery:
-            for sector in sectors:
-                nursery.start_soon(verify, sector)
+SECONDS = 20
 
 
 @pytest.mark.parametrize("doorbells", DOORBELLS)
