@@ -24,10 +24,16 @@ def run(lab_guest: RunLabGuest) -> LabRun:
 def test_a_device_without_an_iommu_is_refused(command: str, run: LabRun) -> None:
     status, printed, complaint = run.notes(f"check_{command}_is_refused")
     assert (status, printed) == (1, "")
-    assert complaint.startswith("vhostuser: ")
+    assert complaint.startswith(
+        f"vhostuser: {BLK}: no IOMMU stands between this device and the host's memory, of which it "
+        "could write any part: turn one on "
+    )
+    assert "intel_iommu=on" in complaint
 
 
 def test_the_list_says_what_is_missing(run: LabRun) -> None:
     status, printed, complaint = run.notes("check_the_list_says_what_is_missing")
     assert (status, complaint) == (0, "")
-    assert printed
+    (line,) = printed.splitlines()
+    assert line.startswith(f"no    {BLK} 1af4:1042 virtio block, driver virtio-pci, group -: ")
+    assert "no IOMMU; turn it on" in line
