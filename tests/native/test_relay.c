@@ -312,9 +312,42 @@ static void a_register_whose_file_was_truncated_swallows_stores(void)
     CHECK_EQUAL(vhu_relay_add(relay, dup(source), &target, &route), 0);
     CHECK_EQUAL(ftruncate(file, 0), 0);
     push_fd(source);
-    CHECK_EQUAL(await_store(page, 0), 3);
+    await_signals(route, 1);
+    vhu_route_remove(route); /* it has stored */
+    CHECK_EQUAL(*(uint32_t *)page, 3);
     close_relay();
     munmap(page, PAGE);
+    close(file);
+    close(source);
+}
+
+/* The page has two guards then; whoever asks for the region's learns of it. */
+static void a_register_in_a_region_that_was_truncated_is_lost_for_both(void)
+{
+    int file = memfd_create("registers", MFD_CLOEXEC), source = counter();
+    struct vhu_region *region;
+    struct vhu_route *route;
+    struct vhu_mem *mem;
+    uint64_t gpa = 0;
+
+    CHECK_EQUAL(ftruncate(file, 2 * PAGE), 0);
+    CHECK_EQUAL(vhu_region_map(file, PAGE, PAGE, 2 * PAGE, 0, &region), 0);
+    CHECK_EQUAL(vhu_mem_create(&region, 1, &mem), 0);
+    uint8_t *page = vhu_region_hva(region);
+    open_relay();
+    const struct vhu_target target = {.address = page + PAGE, .width = 2, .value = 3};
+    CHECK_EQUAL(vhu_relay_add(relay, dup(source), &target, &route), 0);
+    CHECK(!vhu_mem_faulted(mem, &gpa));
+    CHECK_EQUAL(ftruncate(file, 0), 0);
+    push_fd(source);
+    await_signals(route, 1);
+    vhu_route_remove(route); /* it has stored */
+    CHECK_EQUAL(*(uint16_t *)(page + PAGE), 3);
+    CHECK(vhu_mem_faulted(mem, &gpa));
+    CHECK_EQUAL(gpa, PAGE);
+    close_relay();
+    vhu_mem_unref(mem);
+    vhu_region_unref(region);
     close(file);
     close(source);
 }
@@ -381,6 +414,8 @@ static const struct test tests[] = {
      a_thread_that_is_held_up_is_got_out_by_who_wants_something},
     {"a register whose file was truncated swallows stores",
      a_register_whose_file_was_truncated_swallows_stores},
+    {"a register in a region that was truncated is lost for both",
+     a_register_in_a_region_that_was_truncated_is_lost_for_both},
     {"routes come and go under load", routes_come_and_go_under_load},
 };
 

@@ -53,17 +53,6 @@ static bool holds(const struct guard *guard, uintptr_t address)
     return version % 2 == 0 && version == load_relaxed(&guard->version) && address - start < size;
 }
 
-static struct guard *find(uintptr_t address)
-{
-    for (struct block *block = &first_block; block; block = load_acquire(&block->next)) {
-        for (size_t i = 0; i < GUARDS_PER_BLOCK; i++) {
-            if (holds(&block->guards[i], address))
-                return &block->guards[i];
-        }
-    }
-    return NULL;
-}
-
 /* Put empty memory there. Another thread may do the same at once, which does no harm. The bare
  * system call: mmap itself may be more than that, as under a sanitizer. */
 static bool replace(uintptr_t start, size_t size)
@@ -74,13 +63,8 @@ static bool replace(uintptr_t start, size_t size)
     return rc != -1 && madvise((void *)start, size, MADV_DONTFORK) == 0;
 }
 
-/* Returns whether the access can be repeated. */
-static bool recover(uintptr_t address)
+static bool recover_guard(struct guard *guard, uintptr_t address)
 {
-    struct guard *guard = find(address);
-
-    if (!guard)
-        return false;
     /* A host that promises no more memory than it has may refuse all of it, but grant a page. */
     bool known = load_acquire(&guard->faulted);
     uintptr_t page = guard->start + (address - guard->start) / guard->page * guard->page;
@@ -91,6 +75,20 @@ static bool recover(uintptr_t address)
         __atomic_fetch_add(&vhu_sigbus_faults, 1, __ATOMIC_RELEASE);
     }
     return true;
+}
+
+/* Returns whether the access can be repeated. A doorbell may lie in a region: both guards learn of it. */
+static bool recover(uintptr_t address)
+{
+    bool recovered = false;
+
+    for (struct block *block = &first_block; block; block = load_acquire(&block->next)) {
+        for (size_t i = 0; i < GUARDS_PER_BLOCK; i++) {
+            if (holds(&block->guards[i], address))
+                recovered |= recover_guard(&block->guards[i], address);
+        }
+    }
+    return recovered;
 }
 
 /* Nobody wants it: end the process as if we had not been there. */
