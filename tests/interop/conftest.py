@@ -1,7 +1,8 @@
 """Our back-end as a process, and the peers that talk to it.
 
-The back-end is what a user starts: `python -m vhostuser blk …`. Every test ends it with SIGTERM and
-expects status 0, no warning and no traceback: real peers send nothing that deserves one.
+The back-end is what a user starts: `python -m vhostuser blk …`, or another of its commands. Every
+test ends it with SIGTERM and expects status 0, no warning and no traceback: real peers send nothing
+that deserves one.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Backend:
 
     def read_log(self) -> None:
         """Collect what it logs until it ends; runs in a thread."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             with self.news:
                 self.lines.append(line)
                 self.news.notify_all()
@@ -80,25 +81,31 @@ class Backend:
 
 
 class StartBackend(Protocol):
-    """Starts `vhostuser blk` with further arguments, listening on a socket of its own."""
+    """Starts a command with further arguments, listening on a socket of its own.
 
-    def __call__(self, *arguments: object) -> Backend: ...
+    The control socket is left out for commands that have none.
+    """
+
+    def __call__(self, *arguments: object, command: str = "blk") -> Backend: ...
 
 
 @pytest.fixture
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartBackend]:
     with contextlib.ExitStack() as stack:
 
-        def start(*arguments: object) -> Backend:
+        def start(*arguments: object, command: str = "blk") -> Backend:
             folder = tmp_path_factory.mktemp("s")  # short: a socket's path holds 107 bytes
             socket, control = folder / "blk", folder / "control"
-            command = [sys.executable, "-X", "dev", "-m", "vhostuser", "blk"]
-            command += ["--socket-path", str(socket), "--control", str(control)]
+            words = [sys.executable, "-X", "dev", "-m", "vhostuser", *command.split()]
+            words += ["--socket-path", str(socket)]
+            if not command.startswith("simulate"):
+                words += ["--control", str(control)]
             process = stack.enter_context(
                 subprocess.Popen(
-                    [*command, *map(str, arguments)],
+                    [*words, *map(str, arguments)],
                     stdin=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
                     text=True,
                 )
             )
@@ -108,7 +115,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartBackend]:
             reader.start()
             stack.callback(reader.join)
             stack.callback(process.kill)
-            started.wait_for_log("serving a ")
+            started.wait_for_log("simulating" if command.startswith("simulate") else "serving ")
             stack.callback(_end, started)
             return started
 

@@ -101,6 +101,7 @@ class RingStatistics:
         calls: signals to the call fd.
         calls_suppressed: times the driver wanted no call.
         waits: times a request had to wait for the store instead of being answered at once.
+        counted: whether requests are counted at all.
     """
 
     actual: RingActual
@@ -114,6 +115,7 @@ class RingStatistics:
     calls: int = 0
     calls_suppressed: int = 0
     waits: int = 0
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

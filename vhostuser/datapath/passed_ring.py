@@ -318,7 +318,9 @@ class PassedRing:
         """Return what is known of a ring that the device serves: the kicks that were relayed."""
         actual = RingActual.RUNNING if self.on_device else RingActual.STOPPED
         kicks = self._relayed + (0 if self._route is None else self._route.signals)
-        return RingStatistics(actual=RingActual.BROKEN if self.broken else actual, kicks=kicks)
+        return RingStatistics(
+            actual=RingActual.BROKEN if self.broken else actual, kicks=kicks, counted=False
+        )
 
 
 def _index_at(hva: int) -> int:

@@ -65,6 +65,7 @@ class PassthroughDatapath:
         accelerator: Accelerator,
         relay: Relay,
         software: Software | None,
+        queues: int,
         nursery: trio.Nursery,
     ) -> None:
         self._accelerator = accelerator
@@ -72,10 +73,7 @@ class PassthroughDatapath:
         self._memory = DeviceMemory(accelerator)
         self._lock = trio.Lock()
         self._events: DatapathEvents | None = None
-        self._rings = [
-            PassedRing(index, accelerator, relay, nursery)
-            for index in range(len(accelerator.queue_sizes))
-        ]
+        self._rings = [PassedRing(index, accelerator, relay, nursery) for index in range(queues)]
         self._nursery = nursery
         self._negotiated = False
         self._running = False
@@ -84,12 +82,13 @@ class PassthroughDatapath:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, accelerator: Accelerator, *, software: Software | None = None
+        cls, accelerator: Accelerator, *, queues: int, software: Software | None = None
     ) -> AsyncIterator[PassthroughDatapath]:
         """Hand rings to an accelerator for the length of the block.
 
         Args:
             accelerator: a device that was reset; it must outlive the block.
+            queues: rings to serve, the first ones of the device.
             software: serves what the accelerator cannot; it must outlive the block.
 
         Raises:
@@ -98,7 +97,7 @@ class PassthroughDatapath:
         relay = Relay()
         try:
             async with trio.open_nursery() as nursery:
-                datapath = cls(accelerator, relay, software, nursery)
+                datapath = cls(accelerator, relay, software, queues, nursery)
                 nursery.start_soon(datapath._watch)
                 try:
                     yield datapath

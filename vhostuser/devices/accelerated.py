@@ -108,7 +108,9 @@ class AcceleratedDevice:
         size = 0
         if accelerator.identity.device_id == _BLOCK:
             size = int.from_bytes(await accelerator.read_config(0, 8), "little") * _SECTOR
-        async with PassthroughDatapath.open(accelerator, software=below) as datapath:
+        async with PassthroughDatapath.open(
+            accelerator, queues=profile.queues, software=below
+        ) as datapath:
             yield cls(accelerator, datapath, profile, software, size)
 
     def use_features(self, features: VirtioFeatures) -> None:
@@ -117,8 +119,13 @@ class AcceleratedDevice:
             self._software.use_features(features)
 
     async def read_config(self, offset: int, size: int) -> bytes:
-        """Read the accelerator's configuration space. See `Device`."""
-        return await self._accelerator.read_config(offset, size)
+        """Read the accelerator's configuration space, or the software's beside it. See `Device`."""
+        try:
+            return await self._accelerator.read_config(offset, size)
+        except OSError:
+            if self._software is None:
+                raise
+            return await self._software.read_config(offset, size)
 
     async def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
         """Write to the accelerator's configuration space. See `Device`."""

@@ -173,6 +173,8 @@ def _rings(disk: Disk) -> Iterator[dict[str, object]]:
         if vrings:
             vring = vrings[index]
             ring |= {"size": vring.num, "enabled": vring.enabled, "started": vring.started}
+            areas = connection.areas if connection else None
+            ring["area"] = areas.states[index].value if areas else None
         yield ring | {name.replace("_", "-"): value for name, value in counters.items()}
 
 

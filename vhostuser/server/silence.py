@@ -37,5 +37,5 @@ async def kicked_in_vain(datapath: Datapath) -> int | None:
         if any(after.requests > before.requests for before, after in rings):
             return None
         for index, (before, after) in enumerate(rings):
-            if after.kicks - before.kicks > _OWN_KICKS:
+            if after.counted and after.kicks - before.kicks > _OWN_KICKS:
                 return index

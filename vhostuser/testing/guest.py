@@ -177,13 +177,14 @@ def machine_arguments(*, cpus: int = 1) -> list[str]:
     ]
 
 
-def disk_arguments(
+def disk_arguments(  # noqa: PLR0913 - keyword-only settings of a disk
     socket: Path,
     *,
     memory_mib: int = 256,
     num_queues: int = 1,
     packed: bool = False,
     legacy: bool = False,
+    page_per_vq: bool = False,
 ) -> list[str]:
     """Return the QEMU arguments that attach a disk served on a vhost-user socket.
 
@@ -193,6 +194,7 @@ def disk_arguments(
         num_queues: request queues of the disk.
         packed: offer packed rings to the driver.
         legacy: offer the device as it was before VIRTIO 1.0, and only so.
+        page_per_vq: give each queue's doorbell a page of its own, which can be handed over.
     """
     disk = {
         "chardev": "vhost",
@@ -202,6 +204,8 @@ def disk_arguments(
     }
     if legacy:
         disk |= {"disable-legacy": "off", "disable-modern": "on"}
+    if page_per_vq:
+        disk |= {"disable-legacy": "on", "page-per-vq": "on"}
     return [
         *("-m", f"{memory_mib}M"),
         *("-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on"),
@@ -240,6 +244,7 @@ class Guest:
         cpus: virtual processors; also the number of the disk's queues.
         packed: offer packed rings to the driver.
         legacy: offer the disk as it was before VIRTIO 1.0, and only so.
+        page_per_vq: give each queue's doorbell a page of its own, which can be handed over.
         memory_mib: the guest's memory in MiB.
         more: further files for the guest (see `build_initramfs`).
     """
@@ -251,6 +256,7 @@ class Guest:
     cpus: int = 2
     packed: bool = False
     legacy: bool = False
+    page_per_vq: bool = False
     memory_mib: int = 256
     more: Mapping[str, Path] = field(default_factory=dict)
 
@@ -266,6 +272,7 @@ class Guest:
                 num_queues=self.cpus,
                 packed=self.packed,
                 legacy=self.legacy,
+                page_per_vq=self.page_per_vq,
             ),
         ]
 
