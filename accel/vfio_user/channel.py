@@ -15,7 +15,7 @@ import os
 import select
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import trio
 
@@ -267,9 +267,12 @@ class Channel:
         if outgoing is None:
             await trio.lowlevel.checkpoint()
             return
-        async with self._writing:
-            await self._writable()
-            await self._send(outgoing)
+        with trio.move_on_after(self._seconds) as scope:
+            async with self._writing:
+                await self._writable()
+                await self._send(outgoing)
+        if scope.cancelled_caught:
+            self._reads_nothing()
 
     # Writing
 
@@ -289,8 +292,11 @@ class Channel:
                 self.end(f"{self._peer} is gone: {error.strerror or error}")
                 raise AcceleratorError(self.ended or "", errno.ENODEV) from error
         if scope.cancelled_caught:
-            self.end(f"{self._peer} did not read a message within {self._seconds:g} s")
-            raise AcceleratorError(self.ended or "", errno.ENODEV)
+            self._reads_nothing()
+
+    def _reads_nothing(self) -> NoReturn:
+        self.end(f"{self._peer} did not read a message within {self._seconds:g} s")
+        raise AcceleratorError(self.ended or "", errno.ENODEV)
 
     def close(self) -> None:
         """Close the socket, and what was received and not used."""

@@ -205,9 +205,10 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time_and_its_late_an
 ):
     release = trio.Event()
     device.before = lambda kind, offset: release.wait() if offset == 0x20 else None
-    async with serving(device) as sock, over(sock, "vfio-user:test", seconds=0.2) as client:
+    async with serving(device) as sock, over(sock, "vfio-user:test") as client:
+        client._channel._seconds = 0.05
         with pytest.raises(
-            AcceleratorError, match=r"did not answer RegionRead within 0\.2 s"
+            AcceleratorError, match=r"did not answer RegionRead within 0\.05 s"
         ) as caught:
             await client.read(BAR, 0x20, 4000)
         assert caught.value.errno == errno.ETIMEDOUT
@@ -231,13 +232,22 @@ async def test_a_cancelled_command_leaves_the_stream_in_step(device):
 
 async def test_a_cancelled_command_whose_answer_brings_an_fd_leaves_none_open(device):
     async with serving(device) as sock, over(sock, "vfio-user:test") as client:
-        for turn in range(20):
+        answered = 0
+
+        async def ask():
+            nonlocal answered
+            _, fds = await client.io_fds(BAR)
+            _close(fds)
+            answered += 1
+
+        for turn in range(40):
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(client.io_fds, BAR)
+                    nursery.start_soon(ask)
                     for _ in range(turn):
                         await trio.lowlevel.checkpoint()
                     scope.cancel()
+        assert answered < 40
         assert await client.read(CONFIG, 0, 4) == b"\0\1\2\3"
 
 
@@ -251,13 +261,14 @@ async def test_a_server_that_reads_nothing_is_given_up(device):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(agree)
-        async with over(near, "vfio-user:test", seconds=0.2) as client:
+        async with over(near, "vfio-user:test") as client:
+            client._channel._seconds = 0.05
 
             async def flood():
                 while True:
                     await client.post(BAR, 0, bytes(1 << 16))
 
-            with pytest.raises(AcceleratorError, match=r"within 0\.2 s"):
+            with pytest.raises(AcceleratorError, match=r"within 0\.05 s"):
                 await flood()
     peer.close()
 
