@@ -110,6 +110,9 @@ from protocol.vfio_user.messages import (
     Version,
     VersionReply,
 )
+from protocol.vfio_user.reference import (
+    reference_page,
+)
 from protocol.vfio_user.rows import (
     CommandRow,
     Part,
@@ -210,5 +213,6 @@ __all__ = [
     "describe",
     "parse_capabilities",
     "parse_chain",
+    "reference_page",
     "row_of",
 ]
