@@ -220,6 +220,15 @@ class Accelerator(abc.ABC):
         await trio.lowlevel.checkpoint()
         return None
 
+    async def reset_queue(self, index: int) -> bool:
+        """Stop one queue and forget it, with what is in flight; whether the device can.
+
+        Fallback: False: it cannot, only `reset` stops it. Not cancellable.
+        """
+        del self, index
+        await trio.lowlevel.checkpoint()
+        return False
+
     @abc.abstractmethod
     async def set_call(self, index: int, fd: OwnedFd | None) -> None:
         """Have a queue's interrupts signal an eventfd, or nothing.

@@ -244,6 +244,9 @@ class PassedRing:
                 while not idle:
                     await trio.sleep(_LOOK_SECONDS)
                     used, idle = self.used_position()
+        with contextlib.suppress(OSError):  # a device that is gone says so itself
+            if await self._accelerator.reset_queue(self.index):
+                used, _ = self.used_position()  # final now
         self.position_known = used is not None
         return used or RingState(avail=1, used=1, avail_wrap=False, used_wrap=False)
 

@@ -18,10 +18,11 @@ class CountingDatapath(FakeDatapath):
 
     kicks = (7, 9)
     requests = (0, 100)
+    counted = True
 
     def statistics(self):
         return tuple(
-            replace(ring, kicks=kicks, requests=requests)
+            replace(ring, kicks=kicks, requests=requests, counted=self.counted)
             for ring, kicks, requests in zip(
                 super().statistics(), self.kicks, self.requests, strict=True
             )
@@ -48,6 +49,17 @@ async def test_kicks_without_any_request_are_noticed(autojump_clock, kicks, requ
         nursery.start_soon(look)
         await trio.sleep(1)
         datapath.kicks, datapath.requests = kicks, requests
+
+
+async def test_kicks_that_an_accelerator_answers_say_nothing(autojump_clock):
+    datapath = CountingDatapath()
+    datapath.counted = False
+    with trio.move_on_after(3600) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kicked_in_vain, datapath)
+            await trio.sleep(1)
+            datapath.kicks = (1000, 1000)
+    assert scope.cancelled_caught
 
 
 async def test_the_kick_of_the_start_says_nothing(autojump_clock):
