@@ -34,7 +34,7 @@ async def set_irqs(served: Served, message: wire.DeviceSetIrqs, fds: list[OwnedF
     """Have vectors signal eventfds, or signal them now."""
     index, start, count = message.index, message.start, message.count
     have = served.interrupts.count(index)
-    if not have or start + count > have:
+    if index >= PCI_IRQS or start + count > have:
         raise AcceleratorError(
             f"vectors {start} to {start + count - 1} of interrupt index {index}: it has {have}",
             errno.EINVAL,
@@ -42,7 +42,8 @@ async def set_irqs(served: Served, message: wire.DeviceSetIrqs, fds: list[OwnedF
     if not message.flags & wire.IrqSetFlags.TRIGGER:
         raise AcceleratorError("no interrupt can be masked here", errno.EINVAL)
     if message.switches_off:
-        await _replace(served, index, 0, [None] * have)
+        if have:
+            await _replace(served, index, 0, [None] * have)
     elif message.brings_eventfds:
         await _assign(served, message, fds)
     else:

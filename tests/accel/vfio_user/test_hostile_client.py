@@ -102,7 +102,8 @@ REFUSED = {
     "SET_IRQS: mask": (8, set_irqs(0x09, 0, 1), errno.EINVAL),
     "SET_IRQS: too few bools": (8, set_irqs(0x22, 0, 3, b"\1"), errno.EINVAL),
     "SET_IRQS: an index that is not": (8, set_irqs(0x21, 0, 1, index=9), errno.EINVAL),
-    "SET_IRQS: an index without vectors": (8, set_irqs(0x21, 0, 0, index=0), errno.EINVAL),
+    "SET_IRQS: an index without vectors": (8, set_irqs(0x21, 0, 1, index=0), errno.EINVAL),
+    "SET_IRQS: all of an index that is not": (8, set_irqs(0x21, 0, 0, index=5), errno.EINVAL),
     "FEATURE": (16, struct.pack("=II", 16, 1 << 16 | 1) + bytes(8), errno.EINVAL),
     "MIG_DATA_READ": (17, struct.pack("=II", 4096, 4096), errno.EINVAL),
     "MIG_DATA_WRITE": (18, struct.pack("=II", 12, 4) + b"data", errno.EINVAL),
@@ -126,6 +127,12 @@ async def test_reading_nothing_succeeds(device):
         header, answer = await peer.ask(9, access(BAR, 0, 0))
         assert not header.is_error
         assert answer == access(BAR, 0, 0)
+
+
+async def test_an_index_without_vectors_can_be_switched_off(device):
+    async with raw_client_of(device) as peer:
+        header, _ = await peer.ask(8, set_irqs(0x21, 0, 0, index=0))
+        assert not header.is_error
 
 
 async def test_what_was_posted_in_vain_is_not_answered(device):
