@@ -6,15 +6,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
 
 #include "sigbus.h"
 #include "worker.h"
-
-enum { RENEW_AFTER = 1 << 14 /* chains, long before an event index in the past comes round again */ };
-
-static const uint32_t NOTIFY_ARMED = UINT32_MAX; /* no ring has the number 65535 */
 
 /* ---- Other threads --------------------------------------------------------------------------- */
 
@@ -122,77 +117,12 @@ void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
 
 /* ---- The worker's thread --------------------------------------------------------------------- */
 
-void vhu_queue_publish(struct vhu_queue *queue)
-{
-    queue->unpublished = 0;
-    if (!vhu_ring_publish(queue->ring)) {
-        count_more(&queue->counters.calls_suppressed, 1);
-    } else if (queue->fd[VHU_FD_CALL] != NO_FD &&
-               !vhu_queue_misbehaves(queue, VHU_MISCHIEF_LOST_CALLS)) {
-        count_more(&queue->counters.calls, 1);
-        vhu_signal_send_often(queue->fd[VHU_FD_CALL], &queue->call_room);
-    }
-}
-
 static void publish_status(struct vhu_queue *queue)
 {
     pthread_mutex_lock(&queue->worker->lock);
     queue->status = queue->actual;
     pthread_mutex_unlock(&queue->worker->lock);
     vhu_signal_send(queue->event_fd);
-}
-
-/* Closing our fd would not do: the peer has the file open, too, and epoll would go on with it. */
-void vhu_queue_unwatch(struct vhu_queue *queue)
-{
-    if (queue->kick_watched)
-        (void)epoll_ctl(queue->worker->epoll_fd, EPOLL_CTL_DEL, queue->fd[VHU_FD_KICK], NULL);
-    queue->kick_watched = false;
-}
-
-static void watch_kick(struct vhu_queue *queue)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = queue};
-    bool wanted = queue_is_active(queue) && queue->fd[VHU_FD_KICK] != NO_FD && !queue->kick_dead;
-
-    if (!wanted) {
-        vhu_queue_unwatch(queue);
-        return;
-    }
-    if (queue->kick_watched)
-        return;
-    int fd = queue->fd[VHU_FD_KICK];
-    queue->kick_watched = epoll_ctl(queue->worker->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
-    queue->kick_dead = !queue->kick_watched; /* not a thing that can be waited for */
-}
-
-void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events)
-{
-    switch (vhu_signal_drain(queue->fd[VHU_FD_KICK], events)) {
-    case DRAINED_NOTHING:
-        break;
-    case DRAINED_SIGNAL:
-        count_more(&queue->counters.kicks, 1);
-        break;
-    case DRAINED_END:
-        queue->kick_dead = true;
-        watch_kick(queue);
-    }
-}
-
-/* A driver writes the same number at every kick, and 0 looks like memory that nobody wrote to: so the page
- * holds a value that no kick has. A kick that comes before it is back is lost, but not what it told:
- * who asks looks at the ring next, and the fence has it see what the driver put there. */
-bool vhu_queue_take_page_kick(struct vhu_queue *queue)
-{
-    uint32_t *page = queue->current.notify;
-
-    if (!page || load_relaxed(page) == NOTIFY_ARMED)
-        return false;
-    store_relaxed(page, NOTIFY_ARMED);
-    full_fence();
-    count_more(&queue->counters.page_kicks, 1);
-    return true;
 }
 
 static void release_memory(struct vhu_queue *queue)
@@ -208,7 +138,7 @@ static void drop_ring(struct vhu_queue *queue)
     vhu_ring_destroy(queue->ring);
     queue->ring = NULL;
     release_memory(queue);
-    watch_kick(queue);
+    vhu_queue_watch(queue);
 }
 
 /* The ring broke a rule: leave it alone from now on, and with it the memory. Where that was lost,
@@ -309,12 +239,12 @@ static void apply_wanted(struct vhu_queue *queue, const struct vhu_queue_wanted 
     }
     queue->current = *wanted;
     if (other_page)
-        store_relaxed((uint32_t *)wanted->notify, NOTIFY_ARMED);
+        vhu_queue_arm_page(queue);
     if (queue_is_active(queue) && !was_active) {
         vhu_ring_kick_disable(queue->ring);
         queue->since_renewal = 0;
     }
-    watch_kick(queue);
+    vhu_queue_watch(queue);
     uint64_t gpa;
     if (queue->ring && vhu_sigbus_count() > 0 && vhu_mem_faulted(queue->ring->mem, &gpa))
         break_queue(queue, NULL, VHU_FAULT_MEMORY, gpa); /* lost before the ring came to it */
@@ -330,7 +260,7 @@ static void apply_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
     queue->fd[which] = fd;
     if (which == VHU_FD_KICK) {
         queue->kick_dead = false;
-        watch_kick(queue);
+        vhu_queue_watch(queue);
     }
     if (which == VHU_FD_CALL)
         queue->call_room.full = true;
@@ -410,15 +340,6 @@ void vhu_queue_broke(struct vhu_queue *queue)
 {
     queue->settling = true;
     vhu_queue_settle(queue);
-}
-
-void vhu_queue_renew(struct vhu_queue *queue, uint32_t popped)
-{
-    queue->since_renewal += popped;
-    if (queue->since_renewal >= RENEW_AFTER) {
-        vhu_ring_kick_disable(queue->ring);
-        queue->since_renewal = 0;
-    }
 }
 
 void vhu_queue_check_memory(struct vhu_queue *queue)

@@ -198,25 +198,32 @@ extern const struct queue_device vhu_net_rx_device, vhu_net_tx_device;
 int vhu_queue_create_for(struct vhu_worker *worker, const struct queue_device *device, int event_fd,
                          struct vhu_queue **ret);
 
-/* queue.c, called by the worker's thread */
+/* queue_signals.c, called by the worker's thread */
 
 /* Show the driver what was pushed, and call it if it wants that. */
 void vhu_queue_publish(struct vhu_queue *queue);
-/* The ring was found broken while it was served. */
-void vhu_queue_broke(struct vhu_queue *queue);
 /* Chains were popped: see to it that the driver still does not kick. */
 void vhu_queue_renew(struct vhu_queue *queue, uint32_t popped);
+/* Wait for the kick fd while that makes sense. */
+void vhu_queue_watch(struct vhu_queue *queue);
+/* The thread is about to forget the kick fd. */
+void vhu_queue_unwatch(struct vhu_queue *queue);
+void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events);
+/* There is no kick in the notify page, which it has, from now on. */
+void vhu_queue_arm_page(struct vhu_queue *queue);
+/* Whether the driver wrote to the notify page since the last time. */
+bool vhu_queue_take_page_kick(struct vhu_queue *queue);
+
+/* queue.c, called by the worker's thread */
+
+/* The ring was found broken while it was served. */
+void vhu_queue_broke(struct vhu_queue *queue);
 /* After jobs were done: show the driver, and do what waited for the last of them. */
 void vhu_queue_settle(struct vhu_queue *queue);
 
 void vhu_queue_apply(struct vhu_queue *queue);
-void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events);
-/* Whether the driver wrote to the notify page since the last time. */
-bool vhu_queue_take_page_kick(struct vhu_queue *queue);
 /* Break the ring if its memory was lost: once nothing is in flight any more. */
 void vhu_queue_check_memory(struct vhu_queue *queue);
-/* The thread is about to forget the queue. */
-void vhu_queue_unwatch(struct vhu_queue *queue);
 /* Let go of everything; the thread does not know the queue any more, or has ended. */
 void vhu_queue_release(struct vhu_queue *queue);
 
