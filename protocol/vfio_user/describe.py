@@ -5,14 +5,14 @@ Specification: none; a field keeps the name it has in the typed message.
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from protocol.vfio_user.errors import show_value
 from protocol.vfio_user.table import row_of
 
 if TYPE_CHECKING:
-    from protocol.vfio_user.messages import Message
+    from protocol.vfio_user.messages import IoFd, Message
 
 __all__ = ["describe"]
 
@@ -32,9 +32,7 @@ def describe(message: Message) -> str:
     return " ".join((name, *_fields(message)))
 
 
-def _fields(value: object) -> list[str]:
-    if not is_dataclass(value):
-        return [show_value(value)]
+def _fields(value: Message | IoFd) -> list[str]:
     return [f"{field.name}={_show(getattr(value, field.name))}" for field in fields(value)]
 
 

@@ -5,13 +5,16 @@ Specification: vfio-user, the commands' own sections.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from protocol.messages import require
 from protocol.vfio_user import messages as m
 from protocol.vfio_user.errors import LocalProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from protocol.vfio_user.rows import Part
 
 __all__ = ["data_moved", "require_answers", "require_fds", "require_limits"]
@@ -38,26 +41,29 @@ def require_fds(part: Part, message: m.Message | None, count: int) -> None:
         )
 
 
+_MOVED: dict[type[m.Message | None], Callable[[Any], int]] = {
+    **dict.fromkeys(
+        (
+            m.RegionRead,
+            m.RegionReadReply,
+            m.RegionWrite,
+            m.DmaRead,
+            m.DmaReadReply,
+            m.DmaWrite,
+        ),
+        attrgetter("count"),
+    ),
+    **dict.fromkeys((m.MigDataRead, m.MigDataReadReply, m.MigDataWrite), attrgetter("size")),
+    m.DeviceFeature: lambda message: len(message.data),
+    m.DeviceFeatureReply: lambda message: len(message.data),
+    m.RegionWriteMulti: lambda message: m.MAX_MULTI_WRITE * len(message.writes),
+}
+
+
 def data_moved(message: m.Message | None) -> int:
     """Return how many bytes of data a message, or the reply to it, carries."""
-    match message:
-        case (
-            m.RegionRead()
-            | m.RegionWrite()
-            | m.RegionReadReply()
-            | m.DmaRead()
-            | m.DmaWrite()
-            | m.DmaReadReply()
-        ):
-            return message.count
-        case m.MigDataRead() | m.MigDataWrite() | m.MigDataReadReply():
-            return message.size
-        case m.DeviceFeature() | m.DeviceFeatureReply():
-            return len(message.data)
-        case m.RegionWriteMulti():
-            return m.MAX_MULTI_WRITE * len(message.writes)
-        case _:
-            return 0
+    moved = _MOVED.get(type(message))
+    return moved(message) if moved is not None else 0
 
 
 def require_limits(

@@ -223,5 +223,8 @@ class RegionInfo(Described):
         return parse_chain(self.data, self.cap_offset, REGION_INFO_HEAD)
 
     def cut(self) -> Self:
-        """Return the fixed part alone."""
-        return replace(self, cap_offset=0, data=b"")
+        """Return the fixed part alone.
+
+        It says where the capabilities will be: QEMU refuses a region that has some at no place.
+        """
+        return replace(self, data=b"")

@@ -389,6 +389,15 @@ def test_what_came_before_a_fatal_message_is_not_lost(server: v.Connection) -> N
     assert fd.closes == 1
 
 
+def test_what_comes_behind_a_fatal_message_is_dropped_with_its_fds(server: v.Connection) -> None:
+    for behind in (GOOD, raw(9, size=3), GOOD[:20], GOOD[:4]):
+        end = v.Connection(v.Role.SERVER, negotiated=server.negotiated)
+        fd = CountingFd()
+        rejected = only(end.receive(raw(9, bytes(16), flags=1) + behind, (fd,)))
+        assert rejected.fatal
+        assert fd.closes == 1
+
+
 def test_a_rejection_is_one_line_that_names_what_is_wrong(server: v.Connection) -> None:
     rejected = only(server.receive(raw(9, struct.pack("=QII", U64, 0, 2))))
     assert str(rejected.error) == (
