@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,5 +16,4 @@ if TYPE_CHECKING:
 def nothing_left() -> Iterator[None]:
     before = held()
     yield
-    gc.collect()
     assert held().more_than(before) == ""
