@@ -17,11 +17,12 @@ BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(shell find vhostuser/native -not -path '*/build/*' \
 	\( -name '*.[ch]' -o -name build.py \) -not -name '_engine*')
 
-.PHONY: help build parts demo test check bench bench-profile wheel wheel-try docs native-asan native-tsan fuzz fuzz-quick fuzz-compare clean
+.PHONY: help build parts demo test test-lab check bench bench-profile wheel wheel-try docs native-asan native-tsan fuzz fuzz-quick fuzz-compare clean
 
 help:
 	@echo 'make demo         serve a disk, drive it, verify every byte; boot a guest where QEMU is'
 	@echo 'make test         run all tests (fetches their peers first; PYTEST_ARGS are passed on)'
+	@echo 'make test-lab     the long tests with guests: QEMU drives our simulated devices by itself'
 	@echo 'make check        lint, format, types, layers, generated documents'
 	@echo 'make native-asan  the engine under the address and undefined-behaviour sanitizers'
 	@echo 'make native-tsan  the engine under the thread sanitizer'
@@ -60,6 +61,10 @@ demo: build
 test: build
 	@$(PARTS) get || true
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-lab: build
+	@$(PARTS) get || true
+	@$(BIN)/python -m pytest -m lab tests/vfio_lab $(PYTEST_ARGS)
 
 # All of them run, also when one fails: the exit status says so at the end.
 check: build

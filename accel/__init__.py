@@ -1,15 +1,14 @@
 """Accelerator drivers: what a guest's rings can be handed to instead of the software engine.
 
-Nothing lives here yet but the contract. A driver serves the rings of one device. Its operations are
-those of a vDPA driver: identity, features, configuration space, status, number and sizes of queues,
-queue groups and address spaces, map and unmap, a queue's addresses, state and readiness, its notify
-area, its interrupt eventfd, suspend and resume, dirty tracking, device state, reset. Each one is
-mandatory or has a documented fallback, and the driver's capabilities say which it has. All are
-async; whatever may be slow runs in a thread.
+- `accel.pci`: a PCI device in reach of this process, however it is reached.
+- `accel.vfio`: the kernel's VFIO; `accel.vfio_user`: the same by a socket, client and server.
+- `accel.virtio_pci`: drives any virtio PCI device, which makes it an accelerator.
+- `accel.simulator`: virtio devices in software, served over vfio-user, to try all that without any.
+- `accel.cli`: the commands `accel` and `simulate`.
 
-A driver registers a factory in the entry-point group `vhostuser.accelerators`, and commands in
-`vhostuser.commands`; `vhostuser` finds both there and never imports this package. Imports point one
-way only: accel -> vhostuser -> protocol.
+What a driver does is `vhostuser.datapath.Accelerator`. It registers a factory in the entry-point
+group `vhostuser.accelerators`, and commands in `vhostuser.commands`; `vhostuser` finds both there
+and never imports this package. Imports point one way only: accel -> vhostuser -> protocol.
 """
 
 __all__: list[str] = []

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+from dataclasses import asdict
 
 from protocol.virtio import VirtioFeatures
 from vhostuser.datapath import Accelerator, AcceleratorIdentity
@@ -15,13 +16,13 @@ class Entropy(Accelerator):
     queue_sizes = (64,)
 
     def __init__(self):
-        self.regions, self.call = {}, None
+        self.regions, self.call, self.device_ring = {}, None, None
 
     async def reset(self):
         self.device_ring = None
 
     async def set_features(self, features):
-        self.accepted = features
+        self.agreed = features
 
     async def map(self, mapped):
         array = (ctypes.c_ubyte * mapped.region.size).from_address(mapped.hva)
@@ -32,9 +33,7 @@ class Entropy(Accelerator):
 
     async def start_queue(self, index, at, state):
         self.memory = PureMemory(self.regions)
-        places = {"num": at.num, "desc": at.desc, "driver": at.driver, "device": at.device}
-        begin = RingState(avail=0, used=0)
-        config = PureRingConfig(features=self.accepted, state=begin, **places)
+        config = PureRingConfig(features=self.agreed, state=RingState(avail=0, used=0), **asdict(at))
         self.device_ring = PureDeviceRing(self.memory, config)
 
     async def set_call(self, index, fd):
@@ -53,6 +52,4 @@ class Entropy(Accelerator):
 
 @contextlib.asynccontextmanager
 async def open_accelerator(address):
-    accelerator = Entropy()
-    await accelerator.reset()
-    yield accelerator
+    yield Entropy()

@@ -42,7 +42,6 @@ class Entropy(load_example().Entropy):
         self.capabilities = AcceleratorCapabilities(
             start_at_state=stateful, report_state=stateful, late_queues=stateful
         )
-        self.device_ring = None
         self._say, self._news = trio.open_memory_channel[AcceleratorNews](10)
 
     def note(self, what: str) -> None:
