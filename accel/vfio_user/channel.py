@@ -90,6 +90,7 @@ class Channel:
                 data, fds, whole = await receive_with_fds(self._socket, _READ_SIZE)
                 fatal = self._take(data, fds, whole=whole)
                 if fatal is not None:
+                    _log.warning("%s broke the protocol: %s", self._peer, fatal.error)
                     with contextlib.suppress(AcceleratorError):
                         await self.refuse(fatal)
                     self.end(f"{self._peer} broke the protocol: {fatal.error}")
@@ -110,7 +111,9 @@ class Channel:
                 fd.close()
             self.end("file descriptors were lost: raise the limit of open files (ulimit -n)")
         elif not data:
-            self.end(f"{self._peer} closed the connection")
+            unfinished = self.connection.receive_eof()
+            where = "" if unfinished is None else " in the middle of a message"
+            self.end(f"{self._peer} closed the connection{where}")
         else:
             fatal = self._dispatch(self.connection.receive(data, fds))
             if self.commands.full:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -22,7 +23,6 @@ from vhostuser.fds import OwnedFd
 from vhostuser.stream import connect_unix
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Sequence
 
 __all__ = ["SECONDS", "VfioUserClient", "connect", "over"]
@@ -266,12 +266,21 @@ async def connect(
             f"the server at {path} does not accept connections: another client may have it"
         ) from None
     except OSError as error:
-        raise UsageError(
-            f"no vfio-user device at {path}: {error.strerror or error}; start its server first, "
-            f"for example: vhostuser simulate blk --socket-path={path}"
-        ) from error
+        raise UsageError(_nobody_at(path, error)) from error
     async with over(sock, f"vfio-user:{path}", seconds=seconds) as client:
         yield client
+
+
+def _nobody_at(path: str | os.PathLike[str], error: OSError) -> str:
+    hint = ""
+    if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
+        hint = (
+            "; start its server first, for example: "
+            f"vhostuser simulate blk --socket-path={os.fspath(path)}"
+        )
+    elif error.errno == errno.EACCES:
+        hint = "; it takes write permission on the socket"
+    return f"no vfio-user device at {path}: {error.strerror or error}{hint}"
 
 
 @contextlib.asynccontextmanager

@@ -149,7 +149,11 @@ class EmulatedDevice(abc.ABC):
         """Write to a writable region. Raises OSError: refused (a posted write: in vain)."""
 
     async def map(self, dma: DmaRange) -> None:
-        """Note memory that can be reached from now on. Raises OSError: it is not mapped."""
+        """Note memory that can be reached from now on. Not cancellable.
+
+        Raises:
+            OSError: it is not mapped.
+        """
         del self, dma
         await trio.lowlevel.checkpoint()
 
@@ -172,6 +176,8 @@ class EmulatedDevice(abc.ABC):
             start: the first vector.
             fds: for `start` and those that follow. They are the server's, and open until another
                 call changed that vector, or `disconnected` has returned.
+
+        Not cancellable.
 
         Raises:
             OSError: refused; nothing has changed.

@@ -11,13 +11,17 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import trio
+
 from protocol import vfio_user as wire
 from vhostuser.errors import AcceleratorError
 from vhostuser.native import ffi
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from accel.vfio_user.channel import Channel
-    from accel.vfio_user.dma import DmaTable
+    from accel.vfio_user.dma import DmaTable, Piece
 
 __all__ = ["GivenMemory", "serve_dma"]
 
@@ -56,7 +60,7 @@ async def serve_dma(channel: Channel, table: DmaTable[GivenMemory]) -> None:
                 await channel.refuse(command)
                 continue
             try:
-                answer = _carry_out(command.message, table)
+                answer = await _carry_out(command.message, table)
             except AcceleratorError as error:
                 _log.warning("%s refused: %s", command.row.name, error.strerror)
                 await channel.refuse(command, error.errno or errno.EIO)
@@ -66,21 +70,31 @@ async def serve_dma(channel: Channel, table: DmaTable[GivenMemory]) -> None:
             return
 
 
-def _carry_out(message: wire.Message, table: DmaTable[GivenMemory]) -> wire.Message:
+async def _carry_out(message: wire.Message, table: DmaTable[GivenMemory]) -> wire.Message:
+    # In threads: whoever owns the memory's file may keep those waiting who touch it.
     match message:
         case wire.DmaRead():
             with table.use(message.address, message.count, write=False) as pieces:
-                parts = [_view(p.span.hva + p.offset, p.size)[:] for p in pieces]
-            return wire.DmaReadReply(address=message.address, data=b"".join(parts))
+                data = await trio.to_thread.run_sync(_load, pieces)
+            return wire.DmaReadReply(address=message.address, data=data)
         case wire.DmaWrite():
-            done = 0
             with table.use(message.address, message.count, write=True) as pieces:
-                for p in pieces:
-                    _view(p.span.hva + p.offset, p.size)[:] = message.data[done : done + p.size]
-                    done += p.size
+                await trio.to_thread.run_sync(_store, pieces, message.data)
             return wire.DmaWriteReply(address=message.address, count=message.count)
         case _:
             raise AcceleratorError("only DMA is served here", errno.EINVAL)
+
+
+def _load(pieces: Sequence[Piece[GivenMemory]]) -> bytes:
+    return b"".join(_view(piece.span.hva + piece.offset, piece.size)[:] for piece in pieces)
+
+
+def _store(pieces: Sequence[Piece[GivenMemory]], data: bytes) -> None:
+    done = 0
+    for piece in pieces:
+        part = data[done : done + piece.size]
+        _view(piece.span.hva + piece.offset, piece.size)[:] = part
+        done += piece.size
 
 
 def _view(hva: int, size: int) -> ffi.buffer:

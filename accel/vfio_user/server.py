@@ -55,7 +55,15 @@ async def serve(endpoint: Endpoint, device: EmulatedDevice, *, seconds: float = 
         OSError: the endpoint failed.
     """
     while (sock := await endpoint.accept()) is not None:
-        await serve_connection(sock, device, seconds=seconds)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_note_waiting, endpoint)
+            await serve_connection(sock, device, seconds=seconds)
+            nursery.cancel_scope.cancel()
+
+
+async def _note_waiting(endpoint: Endpoint) -> None:
+    await endpoint.another_waits()
+    _log.info("another client waits until this one leaves the device")
 
 
 async def serve_connection(

@@ -39,7 +39,8 @@ async def map_(served: Served, message: wire.DmaMap, fds: list[OwnedFd]) -> Answ
     )
     served.table.add(dma)
     try:
-        await served.device.map(dma)
+        with trio.CancelScope(shield=True):
+            await served.device.map(dma)
     except BaseException:
         served.table.discard(dma)
         raise

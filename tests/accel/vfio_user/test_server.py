@@ -351,7 +351,7 @@ async def test_a_bug_of_the_device_costs_its_client_only(device, caplog):
         assert await client.read(BAR, 0, 1) == b"\0"
 
 
-async def test_clients_are_served_one_after_the_other(device):
+async def test_clients_are_served_one_after_the_other(device, caplog):
     class Endpoint:
         def __init__(self, socks):
             self.socks = socks
@@ -360,17 +360,20 @@ async def test_clients_are_served_one_after_the_other(device):
             return self.socks.pop(0) if self.socks else None
 
         async def another_waits(self):
-            await trio.sleep_forever()
+            if not self.socks:
+                await trio.sleep_forever()
 
         def close(self):
             pass
 
+    caplog.set_level("INFO")
     pairs = [trio_pair() for _ in range(2)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, Endpoint([theirs for _, theirs in pairs]), device)
         for ours, _ in pairs:
             async with over(ours, "vfio-user:test") as client:
                 await client.write(BAR, 0, b"x")
+    assert caplog.text.count("another client waits") == 1
     assert [call[0] for call in device.calls] == ["connected", "write", "disconnected"] * 2
 
 

@@ -349,3 +349,31 @@ async def test_a_server_that_never_accepts_is_given_up(tmp_path):
         with pytest.raises(AcceleratorError, match="did not answer Version"):
             async with connect(tmp_path / "s", seconds=0.1):
                 pass
+
+
+async def test_a_socket_that_we_may_not_use_is_said(tmp_path, monkeypatch):
+    async def refuse(_path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("accel.vfio_user.client.connect_unix", refuse)
+    with pytest.raises(UsageError, match="write permission on the socket"):
+        async with connect(tmp_path / "s"):
+            pass
+
+
+async def test_a_server_that_dies_in_the_middle_of_a_message_is_said():
+    near, far = trio_pair()
+    peer = RawPeer(far)
+
+    async def serve():
+        await peer.receive()
+        await peer.send(Header(id=0, command=1, size=20, flags=1).build() + b"\0\0\0\0")
+        await peer.receive()
+        await peer.send(Header(id=1, command=9, size=36, flags=1).build()[:10])
+        peer.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        async with over(near, "vfio-user:test") as client:
+            with pytest.raises(AcceleratorError, match="in the middle of a message"):
+                await client.read(BAR, 0, 4)
