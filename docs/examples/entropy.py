@@ -22,7 +22,7 @@ class Entropy(Accelerator):
         self.device_ring = None
 
     async def set_features(self, features):
-        self.agreed = features
+        self.bits = features
 
     async def map(self, mapped):
         array = (ctypes.c_ubyte * mapped.region.size).from_address(mapped.hva)
@@ -33,7 +33,7 @@ class Entropy(Accelerator):
 
     async def start_queue(self, index, at, state):
         self.memory = PureMemory(self.regions)
-        config = PureRingConfig(features=self.agreed, state=RingState(avail=0, used=0), **asdict(at))
+        config = PureRingConfig(features=self.bits, state=RingState(avail=0, used=0), **asdict(at))
         self.device_ring = PureDeviceRing(self.memory, config)
 
     async def set_call(self, index, fd):
