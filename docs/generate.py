@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protocol import vhost_user as v
+from protocol.vfio_user.reference import reference_page
 from protocol.vhost_user import formats, states
 from vhostuser.cli.reference import commands_page, control_page, options_page
 
@@ -283,6 +284,7 @@ def label(state: enum.Enum) -> str:
 PAGES = {
     "messages.md": messages_page,
     "hand-over-messages.md": hand_over_page,
+    "vfio-user.md": reference_page,
     "commands.md": commands_page,
     "options.md": options_page,
     "control-socket.md": control_page,

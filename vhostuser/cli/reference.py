@@ -99,6 +99,7 @@ _EVENTS = """\
 | `CONNECTED` | a front-end is served from now on | id, connection |
 | `DISCONNECTED` | it left, or was left | id, connection |
 | `RING_BROKEN` | a ring broke a rule and was stopped | id, connection, ring, rule, value |
+| `RING_FAILED` | what served a ring is gone, and nothing took over | id, connection, ring, reason |
 | `DISK_ADDED` | front-ends can connect to a disk | id, size |
 | `DISK_REMOVED` | a disk is served no longer | id, reason: `removed` by command, `ended` as no \
 front-end can come any more, or `failed` |

@@ -242,7 +242,8 @@ class Server:
         endpoint: where front-ends come from.
         dialect: of the protocol.
         seconds: how long a message that has begun, or an answer, may take.
-        notify: called with the name and data of each event (CONNECTED, DISCONNECTED, RING_BROKEN).
+        notify: called with the name and data of each event (CONNECTED, DISCONNECTED,
+            RING_BROKEN, RING_FAILED).
         connection: the front-end being served now.
     """
 
