@@ -25,7 +25,14 @@ from vfio_user_rig import (
     trio_pair,
 )
 
-from accel.vfio_user import VfioUserClient, connect, open_device, open_over, over
+from accel.vfio_user import (
+    VfioUserClient,
+    connect,
+    open_accelerator,
+    open_device,
+    open_over,
+    over,
+)
 from accel.vfio_user.given import GivenMemory
 from protocol.vfio_user import Header
 from vhostuser.errors import AcceleratorError, UsageError
@@ -377,3 +384,9 @@ async def test_a_server_that_dies_in_the_middle_of_a_message_is_said():
         async with over(near, "vfio-user:test") as client:
             with pytest.raises(AcceleratorError, match="in the middle of a message"):
                 await client.read(BAR, 0, 4)
+
+
+async def test_an_accelerator_without_a_path_is_told_what_an_address_is():
+    with pytest.raises(UsageError, match="name the server's socket"):
+        async with open_accelerator(""):
+            pass
