@@ -29,9 +29,12 @@ __all__ = [
     "GuestFiles",
     "GuestRun",
     "GuestTimeoutError",
+    "boot_arguments",
     "build_initramfs",
     "disk_arguments",
     "machine_arguments",
+    "memory_arguments",
+    "network_arguments",
     "run_qemu",
 ]
 
@@ -177,6 +180,48 @@ def machine_arguments(*, cpus: int = 1) -> list[str]:
     ]
 
 
+def boot_arguments(kernel: Path, initramfs: Path) -> list[str]:
+    """Return the QEMU arguments that boot a kernel.
+
+    Args:
+        kernel: bootable x86 kernel image.
+        initramfs: what `build_initramfs` made.
+    """
+    return ["-kernel", str(kernel), "-initrd", str(initramfs), "-append", _KERNEL_WORDS]
+
+
+def memory_arguments(mib: int) -> list[str]:
+    """Return the QEMU arguments of a machine whose memory is shared with back-ends.
+
+    Args:
+        mib: its size in MiB.
+    """
+    return [
+        *("-m", f"{mib}M"),
+        *("-object", f"memory-backend-memfd,id=mem,size={mib}M,share=on"),
+        *("-machine", "q35,memory-backend=mem"),
+    ]
+
+
+def network_arguments(socket: Path, *, number: int = 0, page_per_vq: bool = False) -> list[str]:
+    """Return the QEMU arguments that attach a network device served on a vhost-user socket.
+
+    The machine needs `memory_arguments`, once.
+
+    Args:
+        socket: where the back-end listens.
+        number: of the device, 0 to 255; it is the end of its address, 02:00:00:00:00:NUMBER.
+        page_per_vq: give each queue's doorbell a page of its own, which can be handed over.
+    """
+    own_page = ",disable-legacy=on,page-per-vq=on" if page_per_vq else ""
+    device = f"virtio-net-pci,netdev=net{number},mac=02:00:00:00:00:{number:02x},romfile="
+    return [
+        *("-chardev", f"socket,id=vhost-net{number},path={socket}"),
+        *("-netdev", f"vhost-user,id=net{number},chardev=vhost-net{number}"),
+        *("-device", device + own_page),
+    ]
+
+
 def disk_arguments(  # noqa: PLR0913 - keyword-only settings of a disk
     socket: Path,
     *,
@@ -207,9 +252,7 @@ def disk_arguments(  # noqa: PLR0913 - keyword-only settings of a disk
     if page_per_vq:
         disk |= {"disable-legacy": "on", "page-per-vq": "on"}
     return [
-        *("-m", f"{memory_mib}M"),
-        *("-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on"),
-        *("-machine", "q35,memory-backend=mem"),
+        *memory_arguments(memory_mib),
         *("-chardev", f"socket,id=vhost,path={socket}"),
         *("-device", ",".join(["vhost-user-blk-pci", *(f"{k}={v}" for k, v in disk.items())])),
     ]
@@ -264,8 +307,7 @@ class Guest:
         """Return the whole command line; the serial console is its standard output."""
         return [
             *(self.qemu, *machine_arguments(cpus=self.cpus)),
-            *("-kernel", str(self.files.kernel), "-initrd", str(initramfs)),
-            *("-append", _KERNEL_WORDS),
+            *boot_arguments(self.files.kernel, initramfs),
             *disk_arguments(
                 self.socket,
                 memory_mib=self.memory_mib,
