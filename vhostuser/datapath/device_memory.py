@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from vhostuser.memory import MappedRegion, Snapshot
 
 __all__ = ["DeviceMemory"]
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,8 @@ class DeviceMemory:
             )
         async with contextlib.AsyncExitStack() as undo:
             for identity in in_the_way:
-                mapped = self._mapped.pop(identity)
-                await self._accelerator.unmap(mapped)
+                mapped = self._mapped[identity]
+                await self._unmap(identity)
                 undo.push_async_callback(self._map, identity, mapped)
             for identity, mapped in new.items():
                 await self._map(identity, mapped)
@@ -95,7 +99,20 @@ class DeviceMemory:
         self._mapped[identity] = mapped
 
     async def _unmap(self, identity: _Identity) -> None:
-        await self._accelerator.unmap(self._mapped.pop(identity))
+        mapped = self._mapped.pop(identity)
+        try:
+            await self._accelerator.unmap(mapped)
+        except OSError as error:  # a device that is gone reaches nothing
+            _log.warning("the region at %#x was not unmapped: %s", identity.gpa, error)
+
+    async def complete(self) -> None:
+        """Map what could not be mapped while the device was out of use.
+
+        Raises:
+            OSError: as `prepare`.
+        """
+        if self.snapshot is not None:
+            await self.prepare(self.snapshot, busy=False)
 
     async def commit(self, snapshot: Snapshot) -> None:
         """Unmap what is gone; when this returns the device cannot reach it."""

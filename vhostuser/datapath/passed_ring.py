@@ -64,6 +64,7 @@ class PassedRing:
         place: where its areas are, while it is passed through.
         enabled: whether it may be served.
         on_device: whether the device may work on it.
+        in_software: whether the software does.
         broken: whether what served it is gone.
         position_known: whether the position that the front-end was told is the true one.
     """
@@ -77,6 +78,7 @@ class PassedRing:
         self.place: RingPlace | None = None
         self.enabled = False
         self.on_device = False
+        self.in_software = False
         self.broken = False
         self.position_known = True
         self._accelerator = accelerator
@@ -286,7 +288,8 @@ class PassedRing:
             await self._detach()
 
     async def abandon(self) -> None:
-        """The session has ended: forget everything. The device is reset next."""
+        """The session has ended: forget everything. Device and software are stopped next."""
+        self.in_software = False
         if self.on_device:
             await self.lose_device()
         await self.end()

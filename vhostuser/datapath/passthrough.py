@@ -244,6 +244,7 @@ class PassthroughDatapath:
             await datapath.set_fd(ring.index, which, ring.duplicate(which))
         await datapath.set_enabled(ring.index, enabled=True)
         await datapath.start_queue(ring.index, start, ring.duplicate(RingFd.KICK))
+        ring.in_software = True
 
     async def set_status(self, status: int) -> None:
         """Let the device run when the driver says so. See `Datapath.set_status`."""
@@ -262,7 +263,8 @@ class PassthroughDatapath:
         return state
 
     async def _stop(self, ring: PassedRing, how: StopMode) -> RingState:
-        if ring.way is Way.SOFTWARE and self._software is not None:
+        if ring.in_software and self._software is not None:
+            ring.in_software = False
             state = await self._software.datapath.stop_queue(ring.index, how)
         else:
             state = await ring.take_off_device(drain=how is StopMode.DRAIN)
@@ -271,15 +273,23 @@ class PassthroughDatapath:
         return state
 
     async def _reset_if_idle(self) -> None:
-        """Reset a device that serves nothing any more: only then is it sure to touch no memory."""
-        if not self._negotiated or any(ring.on_device for ring in self._rings):
+        """Reset a device that serves nothing any more: only then is it sure to touch no memory.
+
+        One that failed may be as good as new then: a guest must not spoil it for the next.
+        """
+        used = self._negotiated or self._failed
+        if not used or any(ring.on_device for ring in self._rings):
             return
         self._negotiated = self._running = False
-        if not self._failed:
-            try:
-                await self._accelerator.reset()
-            except OSError as error:
-                await self._fail(str(error))
+        try:
+            await self._accelerator.reset()
+            await self._memory.complete()
+        except OSError as error:
+            await self._fail(str(error))
+        else:
+            if self._failed:
+                _log.warning("accelerator %s works again", self._accelerator.identity.name)
+            self._failed = ""
 
     async def set_enabled(self, index: int, *, enabled: bool) -> None:
         """Let a started ring be served, or leave it alone. See `Datapath.set_enabled`.
@@ -291,7 +301,7 @@ class PassthroughDatapath:
             ring.enabled, before = enabled, ring.enabled
             if ring.start is None or enabled == before:
                 return
-            if ring.way is Way.SOFTWARE and self._software is not None:
+            if ring.in_software and self._software is not None:
                 await self._software.datapath.set_enabled(index, enabled=enabled)
             elif enabled:
                 await self._run(ring)
@@ -303,7 +313,7 @@ class PassthroughDatapath:
         async with self._lock:
             ring = self._rings[index]
             await ring.set_fd(which, fd)
-            if ring.way is Way.SOFTWARE and self._software is not None:
+            if ring.in_software and self._software is not None:
                 await self._software.datapath.set_fd(index, which, ring.duplicate(which))
 
     async def notify_area(self, index: int, page_size: int) -> NotifyArea | None:
@@ -326,7 +336,7 @@ class PassthroughDatapath:
         """Look at a ring once. See `Datapath.look`."""
         async with self._lock:
             ring = self._rings[index]
-            if ring.way is Way.SOFTWARE and self._software is not None:
+            if ring.in_software and self._software is not None:
                 await self._software.datapath.look(index)
             else:
                 ring.look()
@@ -346,7 +356,7 @@ class PassthroughDatapath:
         """One entry a ring; of those on the device only the relayed kicks are known."""
         software = self._software.datapath.statistics() if self._software is not None else ()
         return tuple(
-            software[ring.index] if ring.way is Way.SOFTWARE and software else ring.statistics()
+            software[ring.index] if ring.in_software and software else ring.statistics()
             for ring in self._rings
         )
 
@@ -361,7 +371,6 @@ class PassthroughDatapath:
                 continue
             async with self._lock:
                 await self._fail("it is gone, or needs a reset")
-            return
 
     async def _fail(self, reason: str) -> None:
         """The accelerator serves nothing any more: let the software go on, or say so."""
@@ -384,8 +393,12 @@ class PassthroughDatapath:
         await ring.lose_device()
         self._end_area(ring, "the software takes over")
         ring.restart(used, Way.SOFTWARE)
-        _log.warning("ring %d: the software goes on at %d", ring.index, used.avail)
-        await self._run_software(ring, ring.start)
+        try:
+            await self._run_software(ring, ring.start)
+        except OSError as error:
+            await self._give_up(ring, f"the software cannot take over: {error}")
+        else:
+            _log.warning("ring %d: the software goes on at %d", ring.index, used.avail)
 
     async def _give_up(self, ring: PassedRing, reason: str) -> None:
         if ring.on_device and not self._failed:

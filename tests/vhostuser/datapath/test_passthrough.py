@@ -59,6 +59,11 @@ async def random_bytes(client, count=512):
     return data
 
 
+async def until_broken(client):
+    while True:
+        await random_bytes(client)
+
+
 @pytest.mark.parametrize("layout", [VirtioFeatures(0), VirtioFeatures.RING_PACKED])
 async def test_requests_reach_the_accelerator_and_interrupts_the_driver(tmp_path, layout):
     with entropy() as accelerator:
@@ -164,6 +169,48 @@ async def test_a_device_that_dies_breaks_its_rings_and_takes_its_areas_back(tmp_
                 await trio.lowlevel.checkpoint()
             assert server.connection.session.state.needs_reset
         assert "nobody knows which" in caplog.text or "no software" in caplog.text
+
+
+async def test_a_device_that_a_reset_mends_serves_the_next_front_end(tmp_path, caplog):
+    with entropy() as accelerator:
+        async with served(tmp_path, accelerator):
+            async with started(tmp_path) as client:
+                accelerator.say(AcceleratorNews.FAILED)
+                with pytest.raises(RingError, match="broken"):
+                    await until_broken(client)
+            async with started(tmp_path) as client:
+                await random_bytes(client)
+    assert "works again" in caplog.text
+
+
+async def test_a_device_that_no_reset_mends_is_refused_with_the_reason(tmp_path, caplog):
+    with entropy() as accelerator:
+        async with served(tmp_path, accelerator):
+            async with started(tmp_path) as client:
+                accelerator.refuse["reset"] = "it burnt"
+                accelerator.say(AcceleratorNews.FAILED)
+                with pytest.raises(RingError, match="broken"):
+                    await until_broken(client)
+            with pytest.raises(RequestRefusedError):
+                async with started(tmp_path):
+                    pass
+    assert "out of use: it is gone" in caplog.text
+
+
+async def test_after_its_failure_a_device_gets_the_memory_that_came_meanwhile(tmp_path):
+    with entropy() as accelerator:
+        async with served(tmp_path, accelerator), started(tmp_path) as client:
+            accelerator.say(AcceleratorNews.FAILED)
+            with pytest.raises(RingError, match="broken"):
+                await until_broken(client)
+            region = client.memory.add_region(RegionLayout(gpa=2 << 32, size=1 << 20))
+            await client.add_region(region)
+            assert 2 << 32 not in accelerator.regions
+            await client.stop()
+            assert 2 << 32 in accelerator.regions
+            client.setup_queue(0, num=64)
+            await client.start()
+            await random_bytes(client)
 
 
 async def test_memory_comes_and_goes_while_the_ring_runs(tmp_path):
