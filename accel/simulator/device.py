@@ -179,9 +179,12 @@ class SimulatedDevice(EmulatedDevice):
     async def map(self, dma: DmaRange) -> None:
         """Let rings use memory. See `EmulatedDevice.map`."""
         await self._memory.map(dma)
+        await self._do(self.function.state.give_memory(self._memory.reaches))
 
     async def unmap(self, dma: DmaRange) -> None:
-        """Use memory no longer; rings in it break. See `EmulatedDevice.unmap`."""
+        """Use memory no longer; rings in it wait for it. See `EmulatedDevice.unmap`."""
+        lost = range(dma.address, dma.address + dma.size)
+        await self._do(self.function.state.take_memory(lost.__contains__))
         await self._memory.unmap(dma)
 
     async def set_irqs(self, index: int, start: int, fds: Sequence[OwnedFd | None]) -> None:

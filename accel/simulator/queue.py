@@ -43,6 +43,7 @@ class QueueRegisters:
         used: position in the used ring, as the register has it.
         placed: which of the two positions count.
         running: whether it is being served.
+        waits: whether it is to go on when its memory is back.
     """
 
     most: int
@@ -57,6 +58,7 @@ class QueueRegisters:
     used: int = 0
     placed: frozenset[str] = frozenset()
     running: bool = False
+    waits: bool = False
 
     @classmethod
     def new(cls, most: int) -> Self:
@@ -67,6 +69,11 @@ class QueueRegisters:
     def settled(self) -> bool:
         """Whether size, addresses and position may be written."""
         return self.status in _SETTLED
+
+    @property
+    def areas(self) -> tuple[int, int, int]:
+        """Where its areas are."""
+        return self.desc, self.driver, self.device
 
     def place(self, name: str, value: int) -> None:
         """Take a position that the driver wrote: `avail` or `used`."""
@@ -80,6 +87,7 @@ class QueueRegisters:
             return False
         self.enabled = True
         self.status = QueueStatus.ENABLED
+        self.waits = False
         return True
 
     def state(self, features: VirtioFeatures) -> RingState:

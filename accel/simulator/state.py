@@ -23,7 +23,7 @@ from protocol.virtio import VirtioFeatures
 from protocol.virtio.pci import MSI_NO_VECTOR, DeviceStatus, IsrStatus, QueueStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from accel.simulator.actions import Action
     from vhostuser.virtqueue import RingState
@@ -127,6 +127,30 @@ class FunctionState:
             if queue.running
         ]
 
+    def take_memory(self, lost: Callable[[int], bool]) -> list[Action]:
+        """Let queues rest whose memory is about to go: clients map it anew while they run.
+
+        Args:
+            lost: tells whether an address will be out of reach.
+        """
+        actions: list[Action] = []
+        for index, queue in enumerate(self.queues):
+            served = queue.running and queue.status is QueueStatus.ENABLED
+            if served and any(map(lost, queue.areas)):
+                queue.waits = True
+                actions.append(StopQueue(index=index, drain=True))
+        return actions
+
+    def give_memory(self, reached: Callable[[int], bool]) -> list[Action]:
+        """Let queues go on whose memory is back.
+
+        Args:
+            reached: tells whether an address is within reach.
+        """
+        for queue in self.queues:
+            queue.waits = queue.waits and not all(map(reached, queue.areas))
+        return self._start_ready()
+
     def enable_queue(self, index: int) -> list[Action]:
         """Enable a queue, which starts now or as soon as the device runs."""
         return self._start_ready() if self.queues[index].enable() else []
@@ -157,7 +181,7 @@ class FunctionState:
             return []
         actions: list[Action] = []
         for index, queue in enumerate(self.queues):
-            if queue.running or queue.status is not QueueStatus.ENABLED:
+            if queue.running or queue.waits or queue.status is not QueueStatus.ENABLED:
                 continue
             rule = queue.broken_rule(self.driver_features)
             if rule is not None:
