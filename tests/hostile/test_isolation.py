@@ -71,7 +71,10 @@ async def write_and_read(disk: BlockDriver, first: int, count: int) -> None:
 
 def workers(disks: DiskSet) -> int:
     """Threads that serve rings."""
-    return len({worker for disk in disks.disks for worker in disk.device.datapath._workers})
+    rings = [
+        (disk.device, ring) for disk in disks.disks for ring in range(disk.device.profile.queues)
+    ]
+    return len({device.datapath._workers.of_ring(ring) for device, ring in rings})
 
 
 async def until_left(disks: DiskSet) -> None:
