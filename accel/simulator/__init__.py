@@ -5,7 +5,8 @@ engine. It has what hardware has: doorbells that can be mapped, MSI-X, positions
 faults on request.
 """
 
-from accel.simulator.device import EngineDevice, SimulatedDevice
+from accel.simulator.device import SimulatedDevice
+from accel.simulator.engine_device import EngineDevice
 from accel.simulator.faults import FAULT_SYNTAX, FaultKind, FaultRequest, parse_fault
 from accel.simulator.function import PciFunction
 from accel.simulator.layout import Layout

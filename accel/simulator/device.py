@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -21,46 +21,37 @@ from accel.simulator.actions import (
     WriteConfig,
 )
 from accel.simulator.doorbells import Doorbells
+from accel.simulator.engine_device import BUS_FEATURES, layout_of, offered
 from accel.simulator.function import PciFunction
 from accel.simulator.injector import Injector
-from accel.simulator.layout import DEVICE, NOTIFY_BAR, Layout
+from accel.simulator.layout import DEVICE, NOTIFY_BAR
 from accel.simulator.memory import DeviceMemory
+from accel.simulator.rings import Rings
 from accel.simulator.vectors import Vectors
 from accel.vfio_user import MSIX_IRQ, EmulatedDevice, EmulatedRegion, IoFd
-from protocol.addresses import Uva
 from protocol.virtio import VirtioFeatures
 from protocol.virtio.pci import MSI_NO_VECTOR
-from vhostuser.datapath import RingFd, RingStart, StopMode
-from vhostuser.devices import Device
+from vhostuser.datapath import RingFd, StopMode
 from vhostuser.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from accel.simulator.actions import Action
+    from accel.simulator.engine_device import EngineDevice
     from accel.simulator.faults import FaultRequest
+    from accel.simulator.layout import Layout
     from accel.simulator.options import SimulatorOptions
     from accel.vfio_user import ClientMemory, DmaRange
-    from vhostuser.datapath import SoftwareDatapath
     from vhostuser.fds import OwnedFd
-    from vhostuser.virtqueue import Fault, RingState
+    from vhostuser.virtqueue import Fault
 
-__all__ = ["EngineDevice", "SimulatedDevice"]
+__all__ = ["SimulatedDevice"]
 
 _log = logging.getLogger(__name__)
-_DEVICE_TYPES = {"net": 1, "block": 2}
 _ERROR_IRQ, _REQUEST_IRQ = 3, 4
-_OF_VHOST_USER = VirtioFeatures.PROTOCOL_FEATURES | VirtioFeatures.LOG_ALL
-_OF_THE_BUS = VirtioFeatures.ACCESS_PLATFORM | VirtioFeatures.RING_RESET
-_AREAS = frozenset({"desc", "driver", "device"})
-
-
-class EngineDevice(Device, Protocol):
-    """A device whose rings the engine serves."""
-
-    @property
-    def datapath(self) -> SoftwareDatapath:
-        """What serves its rings."""
+_MISSED_SECONDS = 5.0
+"""How long a ring may be without its memory before the driver is told."""
 
 
 class SimulatedDevice(EmulatedDevice):
@@ -87,18 +78,17 @@ class SimulatedDevice(EmulatedDevice):
         self._datapath = device.datapath
         self._nursery = nursery
         profile = device.profile
-        self.function = PciFunction(
-            layout,
-            profile.features & ~_OF_VHOST_USER | _OF_THE_BUS,
-            [profile.queue_size] * profile.queues,
-        )
+        sizes = [profile.queue_size] * profile.queues
+        self.function = PciFunction(layout, offered(profile), sizes)
         self.irqs = {MSIX_IRQ: layout.vectors, _ERROR_IRQ: 1, _REQUEST_IRQ: 1}
         self._vectors = Vectors()
-        self._started: set[int] = set()
+        self._missed: dict[int, object] = {}
         self._memory = DeviceMemory(self._datapath)
         self._new_client = False
         self.injector = Injector(self._datapath, faults, self._need_reset)
-        self._use(Doorbells(layout, layout.bar_sizes[NOTIFY_BAR]))
+        doorbells = Doorbells(layout, layout.bar_sizes[NOTIFY_BAR])
+        self._rings = Rings(self._datapath, self._memory, doorbells)
+        self._use(doorbells)
         self._datapath.report_to(self)
 
     @classmethod
@@ -122,14 +112,7 @@ class SimulatedDevice(EmulatedDevice):
         Raises:
             OSError: the host is out of memory or file descriptors.
         """
-        profile = device.profile
-        layout = Layout(
-            device_type=_DEVICE_TYPES[profile.kind],
-            queues=profile.queues,
-            vectors=options.vectors or profile.queues + 1,
-            page_size=options.page_size,
-            shared_notify=options.shared_notify,
-        )
+        layout = layout_of(device.profile, options)
         async with trio.open_nursery() as nursery:
             simulated = cls(device, name, layout, faults, nursery)
             try:
@@ -142,7 +125,7 @@ class SimulatedDevice(EmulatedDevice):
 
     def _use(self, doorbells: Doorbells) -> None:
         """Have doorbells that nobody knows yet."""
-        self._doorbells = doorbells
+        self._rings.doorbells = doorbells
         layout = self.function.layout
         sizes = self.function.region_sizes
         self.regions: Mapping[int, EmulatedRegion] = {
@@ -163,7 +146,7 @@ class SimulatedDevice(EmulatedDevice):
         if self._new_client:
             layout = self.function.layout
             fresh = Doorbells(layout, layout.bar_sizes[NOTIFY_BAR])
-            self._doorbells.close()
+            self._rings.doorbells.close()
             self._use(fresh)
         self._new_client = True
 
@@ -183,9 +166,12 @@ class SimulatedDevice(EmulatedDevice):
 
     async def unmap(self, dma: DmaRange) -> None:
         """Use memory no longer; rings in it wait for it. See `EmulatedDevice.unmap`."""
-        lost = range(dma.address, dma.address + dma.size)
-        await self._do(self.function.state.take_memory(lost.__contains__))
+        waiting = self.function.state.take_memory(dma.address, dma.size)
+        await self._do(waiting)
         await self._memory.unmap(dma)
+        for action in waiting:
+            if isinstance(action, StopQueue):
+                self._nursery.start_soon(self._miss, action.index)
 
     async def set_irqs(self, index: int, start: int, fds: Sequence[OwnedFd | None]) -> None:
         """Bind vectors. See `EmulatedDevice.set_irqs`."""
@@ -204,7 +190,7 @@ class SimulatedDevice(EmulatedDevice):
         layout = self.function.layout
         return [
             IoFd(offset=layout.doorbell(index), size=2, fd=fd, datamatch=index)
-            for index, fd in enumerate(self._doorbells.eventfds)
+            for index, fd in enumerate(self._rings.doorbells.eventfds)
         ]
 
     async def reset(self) -> None:
@@ -222,7 +208,7 @@ class SimulatedDevice(EmulatedDevice):
         with trio.CancelScope(shield=True):
             await self.disconnected()
             await self._memory.close()
-            self._doorbells.close()
+            self._rings.doorbells.close()
 
     # ---- what registers ask for -------------------------------------------------------------
 
@@ -237,14 +223,14 @@ class SimulatedDevice(EmulatedDevice):
         """Do one thing; return what follows."""
         match action:
             case Reset():
-                await self._stop_all()
-                await self._use_features(VirtioFeatures(0))
+                await self._reset()
             case UseFeatures(features=features):
                 await self._use_features(features)
             case StartQueue():
                 return await self._start(action)
             case StopQueue(index=index, drain=drain):
-                state = await self._stop(index, StopMode.DRAIN if drain else StopMode.ABANDON)
+                how = StopMode.DRAIN if drain else StopMode.ABANDON
+                state = await self._rings.stop(index, how)
                 self.function.state.stopped(index, state)
             case BindQueue(index=index):
                 await self._bind(index)
@@ -257,7 +243,7 @@ class SimulatedDevice(EmulatedDevice):
         return ()
 
     async def _use_features(self, features: VirtioFeatures) -> None:
-        self._device.use_features(features & ~_OF_THE_BUS)
+        self._device.use_features(features & ~BUS_FEATURES)
         await self._show_config()
 
     async def _show_config(self) -> None:
@@ -273,45 +259,23 @@ class SimulatedDevice(EmulatedDevice):
 
     async def _start(self, wanted: StartQueue) -> Iterable[Action]:
         """Serve a queue; return what follows if that cannot be done."""
-        index = wanted.index
-        start = RingStart(
-            features=wanted.features,
-            num=wanted.num,
-            desc=Uva(wanted.desc),
-            driver=Uva(wanted.driver),
-            device=Uva(wanted.device),
-            state=wanted.state,
-        )
-        try:
-            with self._doorbells.eventfds[index].duplicate() as kick:
-                await self._datapath.set_enabled(index, enabled=True)
-                await self._datapath.set_notify_page(index, self._doorbells.address(index))
-                await self._datapath.start_queue(index, start, kick)
-        except OSError as error:
-            await self._datapath.set_notify_page(index, None)
-            return self.function.state.refused(index, self._why_refused(wanted, error))
-        self._started.add(index)
-        return ()
+        why = await self._rings.start(wanted)
+        return () if why is None else self.function.state.refused(wanted.index, why)
 
-    def _why_refused(self, wanted: StartQueue, error: OSError) -> str:
-        if not isinstance(error, RequestError):
-            return str(error)
-        if error.field in _AREAS:
-            address: int = getattr(wanted, error.field)
-            return f"its {error.field} area: {self._memory.explain(address)}"
-        return f"its {error.field} is {error.value}, it takes {error.strerror}"
+    async def _miss(self, index: int) -> None:
+        """Tell the driver of a queue whose memory does not come back."""
+        token = self._missed[index] = object()
+        await trio.sleep(_MISSED_SECONDS)
+        queue = self.function.state.queues[index]
+        if queue.waits and self._missed[index] is token:
+            why = f"its ring was taken away: {self._memory.explain(queue.desc)}"
+            self._follow(self.function.state.refused(index, why))
 
-    async def _stop(self, index: int, how: StopMode) -> RingState:
-        self._started.discard(index)
-        state = await self._datapath.stop_queue(index, how)
-        await self._datapath.set_notify_page(index, None)
-        return state
-
-    async def _stop_all(self) -> None:
-        for index in sorted(self._started):
-            await self._stop(index, StopMode.ABANDON)
+    async def _reset(self) -> None:
+        await self._rings.stop_all()
         for index in range(self.function.layout.queues):
             await self._datapath.set_fd(index, RingFd.CALL, None)
+        await self._use_features(VirtioFeatures(0))
 
     async def _bind(self, index: int) -> None:
         vector = self.function.state.queues[index].vector

@@ -86,9 +86,12 @@ class DeviceMemory:
             change.commit()
             await trio.to_thread.run_sync(change.release)
 
-    def reaches(self, address: int) -> bool:
-        """Whether rings can use an address."""
-        return any(dma.address <= address < dma.address + dma.size for dma in self._regions)
+    def reaches(self, address: int, size: int) -> bool:
+        """Whether rings can use `size` bytes at an address."""
+        return any(
+            dma.address <= address and address + size <= dma.address + dma.size
+            for dma in self._regions
+        )
 
     def explain(self, address: int) -> str:
         """Say why rings cannot use an address: it is not in mapped memory."""

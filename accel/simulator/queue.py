@@ -14,11 +14,13 @@ from protocol.virtio import (
     index_distance,
     is_ring_size,
     ring_area_alignment,
+    ring_area_size,
 )
 from protocol.virtio.pci import MSI_NO_VECTOR, QueueStatus, decode_position, encode_position
 from vhostuser.virtqueue import RingState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
 __all__ = ["QueueRegisters"]
@@ -70,10 +72,12 @@ class QueueRegisters:
         """Whether size, addresses and position may be written."""
         return self.status in _SETTLED
 
-    @property
-    def areas(self) -> tuple[int, int, int]:
-        """Where its areas are."""
-        return self.desc, self.driver, self.device
+    def areas(self, features: VirtioFeatures) -> Iterator[tuple[int, int]]:
+        """Yield address and size in bytes of each of its areas."""
+        packed = VirtioFeatures.RING_PACKED in features
+        for area in RingArea:
+            address: int = getattr(self, area.name.lower())
+            yield address, ring_area_size(area, self.size, packed=packed)
 
     def place(self, name: str, value: int) -> None:
         """Take a position that the driver wrote: `avail` or `used`."""
@@ -113,6 +117,7 @@ class QueueRegisters:
         """Note that it rests until it is enabled again."""
         self.status = QueueStatus.SUSPENDED
         self.enabled = False
+        self.waits = False
 
     def broken_rule(self, features: VirtioFeatures) -> str | None:
         """Return why it cannot be served with what the driver wrote; None: it can."""

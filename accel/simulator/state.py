@@ -127,28 +127,35 @@ class FunctionState:
             if queue.running
         ]
 
-    def take_memory(self, lost: Callable[[int], bool]) -> list[Action]:
-        """Let queues rest whose memory is about to go: clients map it anew while they run.
+    def take_memory(self, address: int, size: int) -> list[Action]:
+        """Let queues rest whose memory is about to go.
+
+        A client may map it anew while the device runs, as QEMU does with all of a PC's RAM when
+        firmware asks for it. Hardware would not notice unless it had work to do meanwhile.
 
         Args:
-            lost: tells whether an address will be out of reach.
+            address: where the memory begins.
+            size: its bytes.
         """
         actions: list[Action] = []
         for index, queue in enumerate(self.queues):
-            served = queue.running and queue.status is QueueStatus.ENABLED
-            if served and any(map(lost, queue.areas)):
+            if not queue.running or queue.status is not QueueStatus.ENABLED:
+                continue
+            areas = queue.areas(self.driver_features)
+            if any(at < address + size and address < at + length for at, length in areas):
                 queue.waits = True
                 actions.append(StopQueue(index=index, drain=True))
         return actions
 
-    def give_memory(self, reached: Callable[[int], bool]) -> list[Action]:
+    def give_memory(self, reached: Callable[[int, int], bool]) -> list[Action]:
         """Let queues go on whose memory is back.
 
         Args:
-            reached: tells whether an address is within reach.
+            reached: tells whether so many bytes at an address are within reach.
         """
         for queue in self.queues:
-            queue.waits = queue.waits and not all(map(reached, queue.areas))
+            areas = queue.areas(self.driver_features)
+            queue.waits = queue.waits and not all(reached(*area) for area in areas)
         return self._start_ready()
 
     def enable_queue(self, index: int) -> list[Action]:
@@ -210,6 +217,7 @@ class FunctionState:
     def refused(self, index: int, why: str) -> list[Action]:
         """Note that a StartQueue could not be done."""
         self.queues[index].running = False
+        self.queues[index].waits = False
         return self.broke(index, why)
 
     def broke(self, index: int, why: str) -> list[Action]:

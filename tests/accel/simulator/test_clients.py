@@ -10,9 +10,11 @@ import trio
 import trio.testing
 from simulator_rig import RINGS, disk_guest, simulated_disk, write_and_verify
 
+from accel.simulator import device as device_module
 from accel.simulator.layout import NOTIFY_BAR, REGISTERS_BAR
 from accel.vfio_user import MSIX_IRQ, DmaRange
 from protocol.virtio.pci import CommonRegister, DeviceStatus
+from vhostuser.datapath import AcceleratorNews
 from vhostuser.fds import OwnedFd
 from vhostuser.frontend import BlockDriver
 
@@ -101,6 +103,54 @@ async def _expect(disk, queue, number):
     assert data == bytes([number + 1]) * 512
 
 
+@pytest.mark.parametrize("ring", RINGS)
+async def test_memory_is_taken_away_and_given_back_in_mid_traffic(ring):
+    async with simulated_disk() as device, disk_guest(device, ring=ring) as guest:
+        queues = [await guest.open_queue(index) for index in range(2)]
+        await guest.accelerator.start()
+        (mapped,) = device._memory._regions
+        with trio.fail_after(SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write_and_verify, BlockDriver(queues), 1)
+                for _ in range(10):
+                    await device.unmap(mapped)
+                    assert device._rings.started == frozenset()
+                    await device.map(mapped)
+                    assert device._rings.started == {0, 1}
+        assert DeviceStatus.NEEDS_RESET not in device.function.state.status
+
+
+async def test_a_ring_that_waits_for_its_memory_is_suspended_where_it_stands(monkeypatch):
+    async with simulated_disk() as device, disk_guest(device) as guest:
+        queue = await guest.open_queue(0)
+        await guest.accelerator.start()
+        await write_and_verify(BlockDriver([queue]), 1)
+        (mapped,) = device._memory._regions
+        monkeypatch.setattr(device_module, "_MISSED_SECONDS", 1000)
+        await device.unmap(mapped)
+        state = await guest.accelerator.stop_queue(0)
+        assert state is not None
+        assert state.avail == queue.state().avail
+        await device.map(mapped)
+        assert device._rings.started == frozenset()
+        await guest.start_queue(queue, state)
+        await write_and_verify(BlockDriver([queue]), 2)
+
+
+async def test_a_ring_whose_memory_stays_away_fails(monkeypatch, caplog):
+    monkeypatch.setattr(device_module, "_MISSED_SECONDS", 0)
+    async with simulated_disk() as device, disk_guest(device) as guest:
+        await guest.open_queue(0)
+        await guest.accelerator.start()
+        (mapped,) = device._memory._regions
+        await device.unmap(mapped)
+        with trio.fail_after(SECONDS):
+            assert await guest.accelerator.news() is AcceleratorNews.FAILED
+        assert "its ring was taken away" in caplog.text
+        await device.map(mapped)  # as the guest's driver believes it to be
+        assert device._rings.started == frozenset()
+
+
 async def test_a_ring_whose_memory_is_taken_away_can_be_reset():
     async with simulated_disk() as device, disk_guest(device) as guest:
         await guest.open_queue(0)
@@ -109,7 +159,7 @@ async def test_a_ring_whose_memory_is_taken_away_can_be_reset():
         await device.unmap(mapped)
         await guest.accelerator.reset()
         await device.map(mapped)
-        assert not device._started
+        assert not device._rings.started
         assert not any(queue.waits or queue.running for queue in device.function.state.queues)
 
 

@@ -432,6 +432,20 @@ def test_a_function_without_bus_mastering_touches_no_memory():
     assert driver.set_bus_master(on=True) == [start(RingState(avail=4, used=4))]
 
 
+def test_a_queue_waits_for_its_memory_and_goes_on():
+    driver = Driver()
+    driver.run()
+    assert driver.state.take_memory(0x1000 + 16 * 16, 0x2000 - 0x1100) == []
+    assert driver.state.take_memory(0x10FF, 1) == [StopQueue(index=0, drain=True)]
+    driver.state.stopped(0, RingState(avail=4, used=4))
+    assert driver.set_bus_master(on=False) == []
+    assert driver.set_bus_master(on=True) == []
+    assert driver.state.give_memory(lambda at, size: at + size <= 0x3000) == []
+    assert driver.state.give_memory(lambda at, size: at + size <= 0x4000) == [
+        start(RingState(avail=4, used=4))
+    ]
+
+
 # ---- interrupts, doorbells, configuration -------------------------------------------------------
 
 

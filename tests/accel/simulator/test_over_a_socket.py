@@ -92,7 +92,7 @@ async def test_a_client_that_vanishes_in_mid_traffic_leaves_nothing_and_the_next
                 except* OSError:  # what a driver meets whose device is gone
                     pass
             assert device._memory._table.snapshot.regions == ()
-            assert not device._started
+            assert not device._rings.started
 
 
 async def _vanish_in_mid_traffic(sock, seed: int) -> None:
@@ -123,4 +123,4 @@ async def test_a_device_reset_over_the_bus_serves_again():
                 await guest.accelerator.start()
                 await write_and_verify(BlockDriver(queues), seed)
                 await pci.reset()
-                assert not device._started
+                assert not device._rings.started
