@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 from typing import TYPE_CHECKING, TypeVar
@@ -23,7 +24,6 @@ from vhostuser.errors import UsageError
 from vhostuser.server import ListeningEndpoint, bind_unix
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import AsyncIterator, Sequence
 
     from accel.cli.simulating import Sockets
@@ -50,7 +50,13 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", "-v", action="store_true", help="log more")
+    parser.add_argument(
+        "--verbose",
+        "-v",
+        action="store_true",
+        default=argparse.SUPPRESS,  # it may stand before the device, too
+        help="log every message, too",
+    )
     add_arguments(parser, SimulatorOptions)
     parser.add_argument(
         "--fault",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING, Protocol
 
 from accel.simulator.layout import Layout
@@ -35,7 +36,7 @@ def layout_of(profile: DeviceProfile, options: SimulatorOptions) -> Layout:
         device_type=_TYPES[profile.kind],
         queues=profile.queues,
         vectors=options.vectors or profile.queues + 1,
-        page_size=options.page_size,
+        page_size=options.page_size or mmap.PAGESIZE,
         shared_notify=options.shared_notify,
     )
 

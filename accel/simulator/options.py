@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,10 +29,9 @@ _GROUP_BIT = 1
 class SimulatorOptions(OptionTable):
     """The shape of the PCI function. Each field is an option of the same name."""
 
-    page_size: int = option(
+    page_size: int | None = option(
         NumberChoice(*PAGE_SIZES),
-        "bytes of the page that each queue's doorbell has to itself",
-        default=mmap.PAGESIZE,
+        "bytes of the page that each queue's doorbell has to itself (without: the host's)",
     )
     shared_notify: bool = option(
         Flag(), "all doorbells in one page, 4 bytes apart: none can be handed over", default=False

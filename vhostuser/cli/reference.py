@@ -9,14 +9,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vhostuser.cli.program import make_parser
-from vhostuser.disks import DiskConfig, ProgramConfig, Source, options
+from vhostuser.disks import DiskConfig, OptionTable, ProgramConfig, Source, options
 from vhostuser.disks.kinds import Flag
 from vhostuser.monitor.commands import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from vhostuser.disks import Option, OptionTable
+    from vhostuser.disks import Option
 
 __all__ = ["commands_page", "control_page", "options_page"]
 
@@ -118,6 +118,12 @@ _WORDS = {
 }
 
 
+_OWNERS: dict[type[OptionTable], str] = {
+    DiskConfig: "of a disk",
+    ProgramConfig: "of the program",
+}
+
+
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "".join(
@@ -160,29 +166,49 @@ def _options(table: type[OptionTable]) -> str:
 
 def commands_page() -> str:
     """Return the page of all commands, with those of their options that are in no table."""
-    parts = [_COMMANDS]
-    for action in make_parser()._actions:  # noqa: SLF001 - argparse has no other way to look
+    return "\n".join([_COMMANDS, *_commands("vhostuser", make_parser())])
+
+
+def _commands(program: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield a section for each command of a parser, and of those in it."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to look
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            parts += [_command(name, parser) for name, parser in action.choices.items()]
-    return "\n".join(parts)
+            for name, sub in action.choices.items():
+                yield _command(f"{program} {name}", sub)
+                yield from _commands(f"{program} {name}", sub)
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> str:
-    summary = parser.description or ""
-    table = _table(("option", "meaning"), _flags(parser))
-    more = (
-        "\nAnd the [options](options.md) of a disk and of the program.\n" if name == "blk" else ""
-    )
-    return f"## vhostuser {name}\n\n{summary[:1].upper()}{summary[1:]}.\n\n{table}{more}"
+    summary = (parser.description or "").removesuffix(".")
+    text = f"## {name}\n\n{summary[:1].upper()}{summary[1:]}.\n"
+    rows = list(_flags(parser))
+    if rows:
+        text += f"\n{_table(('option', 'meaning'), rows)}"
+    owners = [_OWNERS[table] for table in _tables(parser)]
+    if owners:
+        text += f"\nAnd the [options](options.md) {' and '.join(owners)}.\n"
+    return text
+
+
+def _tables(parser: argparse.ArgumentParser) -> list[type[OptionTable]]:
+    """Return the tables of which a parser has every option."""
+    known = {action.dest for action in parser._actions}  # noqa: SLF001
+    return [
+        table
+        for table in _OWNERS
+        if {each.attribute for each in options(table, Source.COMMAND_LINE)} <= known
+    ]
 
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
-    tables = {each.attribute for table in (DiskConfig, ProgramConfig) for each in options(table)}
+    elsewhere = {each.attribute for table in _tables(parser) for each in options(table)}
     for action in parser._actions:  # noqa: SLF001
-        if action.dest not in tables and action.dest != "help":
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            continue
+        if action.dest not in elsewhere and action.dest != "help":
             value = f"={action.metavar}" if action.metavar else ""
             flags = ", ".join(f"`{flag}{value}`" for flag in action.option_strings)
-            yield flags, action.help or ""
+            yield flags or f"`{action.metavar or action.dest}`", action.help or ""
 
 
 def options_page() -> str:
