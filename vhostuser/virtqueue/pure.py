@@ -151,7 +151,7 @@ class PureDriverRing:
             return None
         if indirect and tables is not None:
             descs = [self._write_table(tables, identity, descs)]
-        if not self._layout.add(descs):
+        if not self._layout.add(descs, writable=bool(writable)):
             return None
         self._in_flight.add(identity)
         return identity

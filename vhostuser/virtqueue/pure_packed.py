@@ -181,6 +181,7 @@ class PackedDriver(_Packed):
         self._free_slots = config.num
         self._free_ids = list(range(config.num))
         self._taken: dict[int, int] = {}
+        self._writable: set[int] = set()
         self._published = self._avail
         self._added_slots = 0
         self._first: tuple[int, int] | None = None
@@ -189,8 +190,13 @@ class PackedDriver(_Packed):
         """Return the id that the next chain will have; None if none is free."""
         return self._free_ids[0] if self._free_ids else None
 
-    def add(self, descs: Sequence[tuple[Buffer, DescFlags]]) -> bool:
-        """Write a chain of descriptors; false if there is no room."""
+    def add(self, descs: Sequence[tuple[Buffer, DescFlags]], *, writable: bool) -> bool:
+        """Write a chain of descriptors; false if there is no room.
+
+        Args:
+            descs: its descriptors.
+            writable: whether the device may write to any of its buffers.
+        """
         if len(descs) > self._free_slots or not self._free_ids:
             return False
         identity = self._free_ids.pop(0)
@@ -207,6 +213,8 @@ class PackedDriver(_Packed):
         self._added_slots += len(descs)
         self._free_slots -= len(descs)
         self._taken[identity] = len(descs)
+        if writable:
+            self._writable.add(identity)
         return True
 
     def _write(self, offset: int, desc: PackedDesc) -> None:
@@ -234,8 +242,9 @@ class PackedDriver(_Packed):
         if not packed_is_used(self._flags(offset), wrap=wrap):
             return None
         desc = PackedDesc.parse(self._memory.read(self._place(offset), DESCRIPTOR_SIZE))
-        # Without the WRITE flag the length is reserved.
-        return UsedElem(desc.id, desc.length if desc.flags & DescFlags.WRITE else 0)
+        # The WRITE flag says whether the length counts, but QEMU's devices never set it.
+        counts = desc.flags & DescFlags.WRITE or desc.id in self._writable
+        return UsedElem(desc.id, desc.length if counts else 0)
 
     def is_plausible(self) -> bool:
         """Return whether the device has used no more chains than it was given."""
@@ -244,6 +253,7 @@ class PackedDriver(_Packed):
     def free(self, identity: int) -> None:
         """Take back the descriptors of a used chain."""
         slots = self._taken.pop(identity)
+        self._writable.discard(identity)
         self._free_ids.insert(0, identity)
         self._free_slots += slots
         self._used = packed_advance(self._used, slots, self._config.num)

@@ -151,8 +151,14 @@ class SplitDriver:
         """Return the id that the next chain will have; None if no descriptor is free."""
         return self._free[0] if self._free else None
 
-    def add(self, descs: Sequence[tuple[Buffer, DescFlags]]) -> bool:
-        """Write a chain of descriptors; false if there is no room."""
+    def add(self, descs: Sequence[tuple[Buffer, DescFlags]], *, writable: bool) -> bool:
+        """Write a chain of descriptors; false if there is no room.
+
+        Args:
+            descs: its descriptors.
+            writable: of no account here: a used length always counts.
+        """
+        del writable
         if len(descs) > len(self._free):
             return False
         taken, self._free = self._free[: len(descs)], self._free[len(descs) :]
