@@ -147,7 +147,10 @@ class LiveMachine:
             self.lines.append(line.replace("\r\n", "\n").replace("\r", ""))
             if word in line:
                 return
-        raise AssertionError(f"{self._end()} without {word!r}:\n{self.console}")
+        status = self._process.wait()
+        raise AssertionError(
+            f"{self._end()} with status {status}, without {word!r}:\n{self.console}"
+        )
 
     def go_on(self) -> None:
         """Let the script go on that waits for a line."""

@@ -6,25 +6,82 @@ import asyncio
 import contextlib
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from guest_rig import LiveMachine, control
 from qemu.qmp import QMPClient
 
-from vhostuser.testing.guest import build_initramfs
+from vhostuser.testing.guest import (
+    boot_arguments,
+    build_initramfs,
+    machine_arguments,
+    memory_arguments,
+    network_arguments,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from vhostuser.testing.guest import Guest
+    from vhostuser.testing.guest import GuestFiles
 
-__all__ = ["areas", "boot", "kicks", "monitor_of", "rest", "switches", "tell", "wait_for_areas"]
+__all__ = [
+    "NetGuest",
+    "areas",
+    "boot",
+    "kicks",
+    "monitor_of",
+    "rest",
+    "switches",
+    "tell",
+    "wait_for_areas",
+]
 
 _GUEST_SECONDS = 90
 _SETTLED_SECONDS = 15
 _LOOK_SECONDS = 0.05
 _REST_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetGuest:
+    """A guest with network devices.
+
+    Args:
+        sockets: where a back-end listens, and whether its doorbells have pages of their own.
+        files: kernel, busybox and drivers.
+        script: what the guest does.
+        qemu: the QEMU program.
+    """
+
+    sockets: Mapping[Path, bool]
+    files: GuestFiles
+    script: str
+    qemu: str
+
+    def command(self, initramfs: Path) -> list[str]:
+        """Return the whole command line; the serial console is its standard output."""
+        command = [self.qemu, *machine_arguments(cpus=2), *memory_arguments(256)]
+        command += boot_arguments(self.files.kernel, initramfs)
+        for number, (socket, own_pages) in enumerate(self.sockets.items()):
+            command += network_arguments(socket, number=number, page_per_vq=own_pages)
+        return command
+
+
+class _Bootable(Protocol):
+    """What `boot` boots."""
+
+    @property
+    def files(self) -> GuestFiles:
+        """Kernel, busybox and drivers."""
+
+    @property
+    def script(self) -> str:
+        """What it does."""
+
+    def command(self, initramfs: Path) -> list[str]:
+        """Return the whole command line."""
 
 
 def kicks(served: Any) -> list[int]:
@@ -75,7 +132,7 @@ def monitor_of(folder: Path) -> Path:
     return folder / "qmp"
 
 
-def boot(guest: Guest, folder: Path) -> LiveMachine:
+def boot(guest: _Bootable, folder: Path) -> LiveMachine:
     """Return a machine with a monitor, to be entered.
 
     Args:
