@@ -1,0 +1,163 @@
+"""Offers of notify areas, on a clock of their own: when, how large, and when no longer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import pytest
+import trio
+
+from protocol.vhost_user import (
+    CURRENT,
+    RFC_V1,
+    RFC_V2,
+    Connection,
+    Role,
+    VringHostNotifier,
+    VringNotifyArea,
+    VringVfioGroup,
+)
+from vhostuser.datapath import NotifyArea
+from vhostuser.fds import OwnedFd
+from vhostuser.server.handover import AreaOffers
+from vhostuser.session import PAUSE_SECONDS, AreaState, Session
+from vhostuser.testing import FakeDatapath, fake_profile, held
+
+PAGES = [4096, 16384, 65536]
+
+
+class Channel:
+    """A front-end's answers: yes, unless told otherwise; and when each was asked for."""
+
+    def __init__(self):
+        self.asked = []
+        self.times = []
+        self.answer = True
+        self.seconds = 0.0
+
+    async def ask(self, message, fds=()):
+        self.asked.append(message)
+        self.times.append(trio.current_time())
+        assert all(not fd.closed for fd in fds)
+        await trio.sleep(self.seconds)
+        return self.answer
+
+
+class Areas(FakeDatapath):
+    """Has an area for every ring, of the size that is asked for."""
+
+    async def notify_area(self, index, page_size):
+        await super().notify_area(index, page_size)
+        fd = OwnedFd(os.memfd_create("area", os.MFD_CLOEXEC))
+        os.truncate(fd.fileno(), page_size * 2)
+        return NotifyArea(fd=fd, offset=page_size, size=page_size)
+
+
+@contextlib.asynccontextmanager
+async def offers(dialect=CURRENT, datapath=None, **options):
+    """Offers, the data path and the channel; whatever was held is given back."""
+    before = held()
+    datapath = datapath or Areas()
+    session = Session(Connection(Role.BACK_END, dialect=dialect), fake_profile())
+    channel = Channel()
+    async with trio.open_nursery() as nursery:
+        yield AreaOffers(session, datapath, nursery, **options), datapath, channel
+    assert not held().more_than(before)
+
+
+@pytest.mark.parametrize("page_size", PAGES)
+async def test_an_area_has_the_size_of_the_hosts_pages(autojump_clock, page_size):
+    async with offers(page_size=page_size) as (areas, datapath, channel):
+        areas.use_channel(channel)
+        areas.started(1)
+    assert ("notify_area", 1, page_size) in datapath.calls
+    assert channel.asked == [VringHostNotifier(index=1, size=page_size, offset=page_size)]
+    assert ("look", 1) in datapath.calls, "a kick may have been lost in the switch"
+    assert areas.states == (AreaState.NONE, AreaState.HANDED_OVER)
+
+
+async def test_a_ring_that_starts_again_waits_before_the_next_offer(autojump_clock):
+    async with offers() as (areas, _, channel):
+        areas.use_channel(channel)
+        areas.started(0)
+        await trio.sleep(1)
+        for _ in range(5):
+            areas.stopped(0)
+            areas.started(0)
+        await trio.sleep(1)
+    first, second = channel.times
+    assert second - first == pytest.approx(1 + PAUSE_SECONDS)
+
+
+async def test_a_ring_that_stopped_meanwhile_is_offered_nothing(autojump_clock):
+    async with offers() as (areas, _, channel):
+        areas.use_channel(channel)
+        areas.started(0)
+        await trio.sleep(1)
+        areas.stopped(0)
+        areas.started(0)
+        areas.stopped(0)
+    assert len(channel.asked) == 1
+    assert areas.states[0] is AreaState.NONE
+
+
+async def test_a_late_answer_to_an_offer_of_before_says_nothing(autojump_clock):
+    async with offers() as (areas, _, channel):
+        areas.use_channel(channel)
+        channel.seconds = 1
+        areas.started(0)
+        await trio.sleep(0.5)
+        areas.stopped(0)
+        areas.started(0)
+        await trio.sleep(0.6)
+        assert areas.states[0] is not AreaState.HANDED_OVER
+        channel.answer = False
+        await trio.sleep(2)
+    assert areas.states[0] is AreaState.REFUSED
+
+
+async def test_a_channel_that_comes_late_is_used_for_rings_that_run(autojump_clock):
+    async with offers() as (areas, _, channel):
+        areas.started(0)
+        await trio.sleep(1)
+        assert channel.asked == []
+        areas.use_channel(channel)
+    assert areas.states[0] is AreaState.HANDED_OVER
+
+
+async def test_an_area_that_ends_is_taken_back_and_not_offered_again(autojump_clock):
+    async with offers() as (areas, _, channel):
+        areas.use_channel(channel)
+        areas.started(0)
+        await trio.sleep(1)
+        areas.end(0)
+    assert channel.asked[1:] == [VringHostNotifier(index=0, no_fd=True)]
+    assert areas.states[0] is AreaState.REFUSED
+
+
+@pytest.mark.parametrize("dialect", [RFC_V1, RFC_V2])
+async def test_an_area_of_the_rfc_is_offered_once_with_its_group(autojump_clock, dialect):
+    with OwnedFd(os.eventfd(0)) as group:
+        datapath = Areas(vfio_group=group)
+        async with offers(dialect, datapath) as (areas, _, channel):
+            areas.use_channel(channel)
+            areas.started(0)
+            await trio.sleep(1)
+            areas.stopped(0)
+            areas.started(0)
+            await trio.sleep(1)
+    size = datapath.calls[0][2]
+    assert channel.asked == [
+        VringVfioGroup(index=0),
+        VringNotifyArea(index=0, size=size, offset=size),
+    ]
+    assert areas.states[0] is AreaState.HANDED_OVER
+
+
+async def test_without_an_area_nothing_is_asked(autojump_clock):
+    async with offers(datapath=FakeDatapath()) as (areas, _, channel):
+        areas.use_channel(channel)
+        areas.started(0)
+    assert channel.asked == []
+    assert areas.states[0] is AreaState.REFUSED
