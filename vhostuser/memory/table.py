@@ -58,9 +58,10 @@ class MappedRegion:
 class _Mapping:
     """One mapped region; holds the creator's reference on it."""
 
-    __slots__ = ("mapped", "native", "region")
+    __slots__ = ("mapped", "memory", "native", "region")
 
     def __init__(self, region: MemRegion, fd: OwnedFd, *, keep_file: bool) -> None:
+        self.memory = _identify(region, fd)
         ret = ffi.new("struct vhu_region **")
         code = lib.vhu_region_map(
             fd.fileno(), region.gpa, region.uva, region.size, region.offset, ret
@@ -94,6 +95,12 @@ class _Mapping:
             self.mapped.fd.close()
         lib.vhu_region_unref(self.native)
         self.native = ffi.NULL
+
+
+def _identify(region: MemRegion, fd: OwnedFd) -> tuple[MemRegion, int, int]:
+    """Tell memory from other memory, also when its file comes by another descriptor."""
+    status = os.fstat(fd.fileno())
+    return region, status.st_dev, status.st_ino
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,13 +211,19 @@ class MemoryTable:
     def prepare_replace(self, regions: Sequence[tuple[MemRegion, OwnedFd]]) -> MemoryChange:
         """Map a whole new table (SET_MEM_TABLE).
 
+        What is there already stays as it is mapped: front-ends send all again when one region came,
+        and a device must not lose what it works on.
+
         Args:
             regions: each with the fd that holds it; the fds stay the caller's.
 
         Raises:
             OSError: a region is not legal or cannot be mapped; nothing has changed.
         """
-        return self._prepare((), regions)
+        here = {mapping.memory: mapping for mapping in self.mappings}
+        wanted = {_identify(region, fd): (region, fd) for region, fd in regions}
+        kept = tuple(here[memory] for memory in wanted if memory in here)
+        return self._prepare(kept, [wanted[memory] for memory in wanted if memory not in here])
 
     def prepare_add(self, region: MemRegion, fd: OwnedFd) -> MemoryChange:
         """Map one more region (ADD_MEM_REG).

@@ -98,6 +98,18 @@ def test_replacing_unmaps_what_was_there(table):
     assert table.snapshot.uva_to_hva(Uva(0x7200_0000), PAGE) is not None
 
 
+def test_what_is_sent_again_stays_as_it_is_mapped(table):
+    with memfd(2 * PAGE) as fd, fd.duplicate() as other, memfd(2 * PAGE) as stranger:
+        apply(table.prepare_replace([(region(), fd)]))
+        (before,) = table.snapshot.mapped
+        more = region(gpa=PAGE, uva=0x7200_0000, offset=PAGE)
+        apply(table.prepare_replace([(more, fd), (region(), other)]))
+        assert before in table.snapshot.mapped
+        assert len(table.snapshot.mapped) == 2
+        apply(table.prepare_replace([(region(), stranger), (more, fd)]))
+        assert before not in table.snapshot.mapped
+
+
 def test_removing_keeps_the_other_regions_where_they_are(table):
     with memfd(2 * PAGE) as fd:
         apply(table.prepare_add(region(), fd))
