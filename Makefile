@@ -17,7 +17,7 @@ BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(shell find vhostuser/native -not -path '*/build/*' \
 	\( -name '*.[ch]' -o -name build.py \) -not -name '_engine*')
 
-.PHONY: help build parts demo test test-lab check bench bench-profile wheel wheel-try docs native-asan native-tsan fuzz fuzz-quick fuzz-compare clean
+.PHONY: help build parts demo test test-lab check bench bench-profile wheel wheel-try docs native-asan native-tsan fuzz fuzz-quick fuzz-compare fuzz-vfio-user clean
 
 help:
 	@echo 'make demo         serve a disk, drive it, verify every byte; boot a guest where QEMU is'
@@ -29,6 +29,7 @@ help:
 	@echo 'make fuzz-quick   the fuzz targets of rings and requests for a minute (make test does it, too)'
 	@echo 'make fuzz         the same until 100 million ring states were seen (STATES=...)'
 	@echo 'make fuzz-compare a million ring states against the pure-Python ring (STATES=...)'
+	@echo 'make fuzz-vfio-user  a million sessions of vfio-user, in process (SESSIONS=...)'
 	@echo 'make bench        measure against the peer, write docs/benchmarks.md (BENCH=null,shm: a part)'
 	@echo 'make wheel        build the wheel into dist and look into it'
 	@echo 'make wheel-try    install that wheel for PYTHON=python3.13, run demo and tests with it'
@@ -124,6 +125,9 @@ fuzz-quick: build
 fuzz-compare: build
 	@$(PARTS) get clang
 	@$(FUZZING) compare $(if $(STATES),--states=$(STATES))
+
+fuzz-vfio-user: build
+	@$(FUZZING).vfio_user --sessions $(or $(SESSIONS),1000000)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
