@@ -86,19 +86,25 @@ def _served(device, *options):
 
 
 @contextlib.asynccontextmanager
-async def _client(features, *, dialect=CURRENT, config_size=60):
-    """Connect, and start all queues of the device."""
+async def _client(features, *, dialect=CURRENT, config_size=60, stop=True):
+    """Connect, and start all queues of the device; leave at the end with or without a stop."""
     with GuestMemory(GUEST_LAYOUT) as memory:
         async with FrontendClient.connect(_Backend.socket, memory, dialect=dialect) as client:
             client.config_size = config_size
             await client.negotiate(features=features | VirtioFeatures.PROTOCOL_FEATURES)
             layout = features & VirtioFeatures.RING_PACKED
             assert client.features & VirtioFeatures.RING_PACKED == layout
-            for index in range(2):
-                client.setup_queue(index, num=64)
-            await client.start()
+            await _start(client)
             yield client
-            await client.stop()
+            if stop:
+                await client.stop()
+
+
+async def _start(client):
+    """Start rings at their beginning."""
+    for index in range(2):
+        client.setup_queue(index, num=64)
+    await client.start()
 
 
 async def _mapped(client):
@@ -204,13 +210,8 @@ def check_the_next_guest_gets_the_device_as_new():
     """Also where the one before left without a word."""
 
     async def leave():
-        with GuestMemory(GUEST_LAYOUT) as memory:
-            async with FrontendClient.connect(_Backend.socket, memory) as client:
-                await client.negotiate(features=LAYOUTS["packed"])
-                for index in range(2):
-                    client.setup_queue(index, num=32)
-                await client.start()
-                await _mapped(client)
+        async with _client(LAYOUTS["packed"], stop=False) as client:
+            await _mapped(client)
 
     async def front():
         for number, layout in enumerate(("split", "packed")):
@@ -234,9 +235,7 @@ def check_a_ring_that_starts_anew_gets_its_page_again():
                 await use_disk(disk, at=64, seed=round_ + 20)
                 await client.stop()
                 assert client.areas.shown() == ()
-                for index in range(2):
-                    client.setup_queue(index, num=64)
-                await client.start()
+                await _start(client)
 
     with _served(f"{BLK},share-device-fd=on") as backend:
         trio.run(front)
@@ -247,18 +246,13 @@ def check_a_back_end_that_dies_gives_the_device_up():
     """The front-end is left with a page of a device that has none to serve it any more."""
 
     async def front(backend):
-        with GuestMemory(GUEST_LAYOUT) as memory:
-            async with FrontendClient.connect(backend.socket, memory) as client:
-                await client.negotiate(features=LAYOUTS["split"])
-                for index in range(2):
-                    client.setup_queue(index, num=64)
-                await client.start()
-                await _mapped(client)
-                os.kill(backend.pid, signal.SIGKILL)
-                os.waitpid(backend.pid, 0)
-                with trio.fail_after(_SECONDS):
-                    for index in client.queues:
-                        await client.areas.wait_unmapped(index)
+        async with _client(LAYOUTS["split"], stop=False) as client:
+            await _mapped(client)
+            os.kill(backend.pid, signal.SIGKILL)
+            os.waitpid(backend.pid, 0)
+            with trio.fail_after(_SECONDS):
+                for index in client.queues:
+                    await client.areas.wait_unmapped(index)
 
     take(BLK)
     backend = _Backend(f"{BLK},share-device-fd=on", ())
