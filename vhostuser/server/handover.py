@@ -77,8 +77,15 @@ class AreaOffers:
 
     def end(self, index: int) -> None:
         """Take a ring's area back: writing to it leads nowhere."""
-        if self._rings[index].apply(AreaEvent.END, trio.current_time()):
-            self._nursery.start_soon(self._ask, area_message(self._dialect, index, no_fd=True))
+        ring = self._rings[index]
+        if ring.apply(AreaEvent.END, trio.current_time()):
+            self._nursery.start_soon(self._take_back, index, ring.number)
+
+    async def _take_back(self, index: int, number: int) -> None:
+        await self._ask(area_message(self._dialect, index, no_fd=True))
+        if self._rings[index].number == number:
+            # The driver stored its kicks there until now, and they reached nobody.
+            await self._datapath.look(index)
 
     async def _offer(self, index: int, number: int) -> None:
         try:

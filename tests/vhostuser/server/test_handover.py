@@ -127,11 +127,17 @@ async def test_a_channel_that_comes_late_is_used_for_rings_that_run(autojump_clo
 
 
 async def test_an_area_that_ends_is_taken_back_and_not_offered_again(autojump_clock):
-    async with offers() as (areas, _, channel):
+    async with offers() as (areas, datapath, channel):
         areas.use_channel(channel)
         areas.started(0)
         await trio.sleep(1)
+        datapath.calls.clear()
+        channel.seconds = 1
         areas.end(0)
+        await trio.sleep(0.5)
+        assert datapath.calls == []
+        await trio.sleep(1)
+        assert datapath.calls == [("look", 0)], "kicks went to the area until it was taken back"
     assert channel.asked[1:] == [VringHostNotifier(index=0, no_fd=True)]
     assert areas.states[0] is AreaState.REFUSED
 
