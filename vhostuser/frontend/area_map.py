@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileIdentity", "MappedPages", "identify_file", "map_pages"]
 
+_libc = ctypes.CDLL(None)
 _VFIO_DEVICE = "anon_inode:[vfio-device]"
 _MAPPABLE = "a regular file, a memfd, a VFIO device or another character device"
 
@@ -84,6 +85,8 @@ class _FilePages(MappedPages):
         self._memory = memory[0]
         self._place = ffi.new("uint64_t *")
         self.address = int(ffi.cast("uintptr_t", lib.vhu_mem_gpa_to_hva(self._memory, 0, size)))
+        # It is the device's, not this process's: a dump has no business with it.
+        _libc.madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(size), mmap.MADV_DONTDUMP)
 
     @property
     def lost(self) -> bool:
@@ -98,6 +101,7 @@ class _FilePages(MappedPages):
 class _DevicePages(MappedPages):
     def __init__(self, fd: OwnedFd, offset: int, size: int) -> None:
         self._map = mmap.mmap(fd.fileno(), size, mmap.MAP_SHARED, offset=offset)
+        self._map.madvise(mmap.MADV_DONTDUMP)
         pointer = ffi.from_buffer("char[]", self._map, require_writable=True)
         self.address = int(ffi.cast("uintptr_t", pointer))
         ffi.release(pointer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -303,6 +304,17 @@ async def test_an_area_is_never_guest_memory(dialect: Dialect, handing: Callable
             region.close()
         assert client.shared == told
         assert len(client.memory.regions) == 1
+
+
+async def test_an_area_is_in_no_dump(
+    handing: Callable[..., Any], make_memfd: Callable[..., OwnedFd]
+) -> None:
+    async with handing() as (client, backend):
+        assert await backend.offer(make_memfd()) == 0
+        place = client.areas._slots[0].area.pages.address
+        mappings = Path("/proc/self/smaps").read_text(encoding="utf-8")
+    flags = mappings[mappings.index(f"{place:x}-") :].partition("VmFlags:")[2].partition("\n")[0]
+    assert "dd" in flags.split()
 
 
 async def test_a_replaced_queue_rings_the_area_that_its_number_has(
