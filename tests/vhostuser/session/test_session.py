@@ -189,6 +189,17 @@ def test_the_status_is_given_back_as_it_was_set(harness):
     assert harness.ask(GetStatus()) == U64(value=0xB)
 
 
+def test_a_device_that_is_gone_needs_a_reset_until_the_driver_has_reset_it(harness):
+    harness.negotiate()
+    harness.do(SetStatus(status=0xF))
+    harness.session.ring_failed(0)
+    assert harness.ask(GetStatus()) == U64(value=0x4F)
+    harness.do(SetStatus(status=0x4F))  # read, changed, written back, as QEMU does
+    assert harness.ask(GetStatus()) == U64(value=0x4F)
+    harness.do(SetStatus(status=0))
+    assert harness.ask(GetStatus()) == U64(value=0)
+
+
 def test_configuration_is_read_by_a_step(harness):
     harness.negotiate()
     request = harness.send(GetConfig(offset=8, size=4))

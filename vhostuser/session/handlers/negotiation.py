@@ -165,9 +165,12 @@ def get_status(
 def set_status(_profile: DeviceProfile, state: SessionState, request: SetStatus, _fds: Fds) -> Plan:
     """Take the device status. Status 0 stops nothing: some QEMU send it before GET_VRING_BASE.
 
-    If it reset the rings, a paused guest would lose its place in them.
+    If it reset the rings, a paused guest would lose its place in them. But a driver that needed a
+    reset has had it, and whether the device serves again the next start of a ring tells.
     """
-    return settled(replace(state, status=request.status), UseStatus(request.status))
+    needs_reset = state.needs_reset and request.status != 0
+    after = replace(state, status=request.status & ~_NEEDS_RESET, needs_reset=needs_reset)
+    return settled(after, UseStatus(request.status))
 
 
 def get_config(_profile: DeviceProfile, state: SessionState, request: GetConfig, _fds: Fds) -> Plan:
