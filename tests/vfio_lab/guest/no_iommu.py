@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import contextlib
+import io
 
 from driven import BLK, driver_of
 
+from vhostuser.cli.main import main
+
 
 def _command(*words):
-    """Run our program as a user does; return its exit status and what it printed."""
-    command = [sys.executable, "-m", "vhostuser", "accel", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run our program; return its exit status and what it printed."""
+    printed, complaint = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complaint):
+        status = main(["accel", *words])
     assert driver_of(BLK) == "virtio-pci"
-    return done.returncode, done.stdout, done.stderr
+    return status, printed.getvalue(), complaint.getvalue()
 
 
 def check_serving_is_refused():
