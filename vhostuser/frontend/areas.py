@@ -125,6 +125,11 @@ class NotifyAreas:
         area = self._slot(index).area
         return area is not None and area.pages is not None
 
+    def address(self, index: int) -> int | None:
+        """Where a queue's area is mapped in this process, until it changes; None: nowhere."""
+        area = self._slot(index).area
+        return None if area is None or area.pages is None else area.pages.address
+
     def __getitem__(self, index: int) -> AreaState | None:
         """Return the area of a queue; None: it has none."""
         area = self._slot(index).area

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 from pathlib import Path
@@ -45,6 +46,13 @@ def stored(fd: OwnedFd, offset: int = 0) -> int:
 
 def rearm(fd: OwnedFd, offset: int = 0) -> None:
     os.pwrite(fd.fileno(), b"\xff" * 16, offset)
+
+
+def mapping_flags(address: int) -> list[str]:
+    """What the kernel keeps of the mapping that begins at an address, in two letters each."""
+    mappings = Path("/proc/self/smaps").read_text(encoding="utf-8")
+    mapping = mappings[mappings.index(f"\n{address:x}-") :]
+    return mapping.partition("VmFlags:")[2].partition("\n")[0].split()
 
 
 def signalled(queue: Any) -> bool:
@@ -170,6 +178,19 @@ async def test_an_area_of_today_ends_with_its_ring_and_is_offered_anew(
             assert await backend.offer(page.duplicate()) == 0
             client.queues[0].notify()
             assert stored(page) == 0
+
+
+async def test_a_driver_in_another_language_can_store_where_an_area_is_mapped(
+    handing: Callable[..., Any], make_memfd: Callable[..., OwnedFd]
+) -> None:
+    async with handing() as (client, backend):
+        with make_memfd() as page:
+            assert client.areas.address(0) is None
+            assert await backend.offer(page.duplicate()) == 0
+            ctypes.c_uint16.from_address(client.areas.address(0)).value = 5
+            assert stored(page) == 5
+            assert await backend.remove() == 0
+            assert client.areas.address(0) is None
 
 
 @RFCS
@@ -311,10 +332,7 @@ async def test_an_area_is_in_no_dump(
 ) -> None:
     async with handing() as (client, backend):
         assert await backend.offer(make_memfd()) == 0
-        place = client.areas._slots[0].area.pages.address
-        mappings = Path("/proc/self/smaps").read_text(encoding="utf-8")
-    flags = mappings[mappings.index(f"{place:x}-") :].partition("VmFlags:")[2].partition("\n")[0]
-    assert "dd" in flags.split()
+        assert "dd" in mapping_flags(client.areas._slots[0].area.pages.address)
 
 
 async def test_a_replaced_queue_rings_the_area_that_its_number_has(
