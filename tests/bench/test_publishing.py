@@ -8,11 +8,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from bench import run as run_module
-from bench.checks import CHECKS, CheckOutcome
+from bench.check import CheckOutcome
+from bench.checks import CHECKS
 from bench.errors import RunFailedError
 from bench.gate import State, state_of
 from bench.judge import chosen_state, figures_of, judge
-from bench.measure import Run
+from bench.model import Run
 from bench.report import picture, text
 from bench.results import Results
 from bench.rows import ROWS, Bar, Metric
@@ -55,7 +56,7 @@ def all_results() -> Results:
         results.rows[row.name] = Outcome(row=row, runs=runs)
         results.when[row.name] = "2026-01-01"
     for check in CHECKS:
-        results.checks[check.name] = CheckOutcome(check=check, values=(check.most / 2,))
+        results.checks[check.name] = CheckOutcome(check=check, values=((check.most or 0) / 2,))
         results.when[check.name] = "2026-01-01"
     return results
 

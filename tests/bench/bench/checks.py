@@ -1,4 +1,4 @@
-"""What our control plane costs: promises about one process, held against fixed limits.
+"""What our control plane costs; and all checks, those of the hand-over, too.
 
 Each check starts our back-end anew and returns one value per repetition; the median counts. The
 front-end is the project's own, which plays QEMU's order of messages as it was recorded.
@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import socket
-import statistics
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,23 +21,24 @@ from vhostuser.frontend import (
     QEMU,
     TRANSPORT_FEATURES,
     FrontendClient,
-    FrontendError,
     GuestMemory,
     RegionLayout,
 )
 
+from .check import Check
 from .errors import RunFailedError
+from .hand_over_checks import HAND_OVER_CHECKS
 from .isolation import ATTACKS, attacked
 from .measure import client_command
 from .rows import Backend, Contestant, Load
 from .serve import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
-    from .measure import Bench
+    from .model import Bench
 
-__all__ = ["CHECKS", "Check", "CheckOutcome", "run_check"]
+__all__ = ["CHECKS"]
 
 _QUEUES = 2
 _MEMORY_BYTES = 256 << 20
@@ -48,52 +47,6 @@ _IDLE_SECONDS = 1.5
 _IDLE_TIMES = 3
 _PATIENCE_SECONDS = 30.0
 _KIB = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One promise.
-
-    Attributes:
-        name: how one asks for it.
-        title: for people.
-        unit: of its values.
-        most: largest median that keeps it.
-        values: measures it; one value per repetition.
-    """
-
-    name: str
-    title: str
-    unit: str
-    most: float
-    values: Callable[[Bench], list[float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckOutcome:
-    """What a check gave: its values, or why there are none."""
-
-    check: Check
-    values: tuple[float, ...]
-    failure: str = ""
-
-    @property
-    def median(self) -> float:
-        """The value that counts."""
-        return statistics.median(self.values)
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise is kept."""
-        return bool(self.values) and self.median <= self.check.most
-
-
-def run_check(bench: Bench, check: Check) -> CheckOutcome:
-    """Measure one check; a crash is its failure, never a value."""
-    try:
-        return CheckOutcome(check=check, values=tuple(check.values(bench)))
-    except (RunFailedError, FrontendError, OSError, trio.TooSlowError) as error:
-        return CheckOutcome(check=check, values=(), failure=f"{type(error).__name__}: {error}")
 
 
 def _contestant(disks: int = 1) -> Contestant:
@@ -260,5 +213,6 @@ CHECKS: tuple[Check, ...] = (
         values=_idle_cpu,
     ),
     *map(_isolation, ATTACKS),
+    *HAND_OVER_CHECKS,
 )
 """All checks, in the order in which they are measured and published."""

@@ -6,7 +6,8 @@ import datetime as dt
 import time
 from typing import TYPE_CHECKING
 
-from .checks import CHECKS, run_check
+from .check import run_check
+from .checks import CHECKS
 from .errors import BenchError
 from .images import settle
 from .judge import chosen_state, figures_of
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .checks import Check
-    from .measure import Bench
+    from .check import Check
+    from .model import Bench
     from .programs import Programs
     from .rows import Row
     from .run import Outcome
@@ -37,9 +38,6 @@ _ROUNDS = 10
 _QUICK_SECONDS = 0.2
 _LONG_MINUTES = 12.0
 """After so long, rows get no more turns than are wanted."""
-
-_CHECKS = "plane"
-"""The group of all checks."""
 
 
 def saved() -> Results:
@@ -66,10 +64,10 @@ def full(arguments: argparse.Namespace, programs: Programs) -> int:
     only when no run failed.
     """
     names = [name for name in arguments.only.split(",") if name]
-    rows = rows_named([n for n in names if n not in _check_names()]) if names else list(ROWS)
-    checks = [check for check in CHECKS if not names or {_CHECKS, check.name} & set(names)]
+    rows = rows_named([n for n in names if _is_for_rows(n)]) if names else list(ROWS)
+    checks = [check for check in CHECKS if not names or {check.group, check.name} & set(names)]
     results = Results(machine=machine(arguments.disk), versions=versions(programs))
-    say(f"bench: {len(rows)} workloads and {len(checks)} checks of the control plane")
+    say(f"bench: {len(rows)} workloads and {len(checks)} checks")
     with set_up(programs, rows, disk=arguments.disk, wait=True) as bench:
         _measure_rows(bench, rows, results, quick=arguments.quick)
         _measure_checks(bench, checks, results)
@@ -92,8 +90,10 @@ def full(arguments: argparse.Namespace, programs: Programs) -> int:
     return 0
 
 
-def _check_names() -> set[str]:
-    return {_CHECKS, *(check.name for check in CHECKS)}
+def _is_for_rows(name: str) -> bool:
+    """Whether a name asks for rows; a group may have both, rows and checks."""
+    of_checks = {name for check in CHECKS for name in (check.group, check.name)}
+    return name not in of_checks or any(name == row.group for row in ROWS)
 
 
 def _today() -> str:
@@ -111,7 +111,9 @@ def _measure_rows(bench: Bench, rows: Sequence[Row], results: Results, *, quick:
         if quick:
             plan = Plan(keep=1, rounds=1, every=True)
         else:
-            plan = Plan(keep=_KEEP, rounds=_ROUNDS if minutes < _LONG_MINUTES else _KEEP)
+            keep = row.keep or _KEEP
+            rounds = keep * (_ROUNDS // _KEEP) if minutes < _LONG_MINUTES else keep
+            plan = Plan(keep=keep, rounds=rounds)
         outcome = measure_row(lambda _: bench, row, plan, say)
         if not quick:
             outcome.failures += _without_figures(row, outcome)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .measure import Bench
+    from .model import Bench
 
 __all__ = ["ATTACKS", "attacked"]
 

@@ -11,7 +11,7 @@ from .gate import State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .measure import Run
+    from .model import Run
     from .rows import Bar, Metric, Row
 
 __all__ = ["Figures", "Verdict", "chosen_state", "figures_of", "judge"]

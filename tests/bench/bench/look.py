@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .measure import Bench
+    from .model import Bench
     from .programs import Programs
     from .rows import Contestant, Row
     from .run import Outcome

@@ -7,85 +7,27 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .control import query_rings
 from .errors import RunFailedError
-from .gate import State, state_of
-from .rows import Backend, Client, Metric, Store
+from .gate import state_of
+from .hand_over import measure_hand_over
+from .model import Run, run_state
+from .rows import Backend, Client, Store
 from .serve import DISK_BYTES, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from .gate import Gate
-    from .programs import Programs
+    from .model import Bench
     from .rows import Contestant, Load
-    from .serve import Ours, Place, Served
+    from .serve import Place, Served
 
-__all__ = ["Bench", "Run", "client_command", "client_figures", "measure", "spinning"]
+__all__ = ["client_command", "client_figures", "measure", "spinning"]
 
 _WARM_SECONDS = 0.2
 _PATIENCE_SECONDS = 30.0
-_UNDISTURBED_CPU = 0.9
-_BESIDE_INTERRUPTS_CPU = 0.5
-"""What a client that polls has of its processor, at least, unless somebody else takes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What one run gave.
-
-    Attributes:
-        contestant: whose run.
-        rate: requests per second.
-        p50_us, p99_us: latency.
-        client_cpu, back_end_cpu: processors kept busy; the back-end's with its start-up's end and
-            its settling, over the time that the client was there.
-        before, after: probes of the machine, in nanoseconds.
-        state: the machine's state, from the probes.
-        counters: of our rings, for each thousand requests.
-    """
-
-    contestant: str
-    rate: float
-    p50_us: float
-    p99_us: float
-    client_cpu: float
-    back_end_cpu: float
-    before: float
-    after: float
-    state: str
-    counters: Mapping[str, float] = field(default_factory=dict)
-
-    def value(self, metric: Metric) -> float:
-        """Return one figure."""
-        return self.rate if metric is Metric.RATE else self.p50_us
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """Everything that a run needs."""
-
-    programs: Programs
-    ours: Ours
-    place: Place
-    gate: Gate
-    seconds: float | None = None
-    """Measuring time that takes the place of each row's own, or None."""
-
-    def seconds_of(self, load: Load) -> float:
-        """Return how long to measure."""
-        return load.seconds if self.seconds is None else self.seconds
-
-    def measuring(self, seconds: float) -> Bench:
-        """Return the same with another measuring time."""
-        return replace(self, seconds=seconds)
-
-    def with_options(self, *options: str) -> Ours:
-        """Return how to start ours with further options."""
-        return replace(self.ours, options=(*self.ours.options, *options))
 
 
 def client_command(bench: Bench, load: Load, served: Served) -> list[str]:
@@ -148,6 +90,8 @@ def measure(bench: Bench, contestant: Contestant) -> Run:
     """
     if contestant.backend is Backend.RAW:
         return _measure_raw(bench, contestant)
+    if contestant.backend in {Backend.PASSED, Backend.RELAYED, Backend.STRAIGHT}:
+        return measure_hand_over(bench, contestant)
     load = contestant.load
     with serving(contestant, bench.programs, bench.ours, bench.place) as served:
         before = bench.gate.before()
@@ -168,17 +112,9 @@ def measure(bench: Bench, contestant: Contestant) -> Run:
         back_end_cpu=round(used / elapsed, 3),
         before=before,
         after=after,
-        state=_state(load, figures["client_cpu"], before, after).value,
+        state=run_state(load, figures["client_cpu"], before, after).value,
         counters=counters,
     )
-
-
-def _state(load: Load, client_cpu: float, before: float, after: float) -> State:
-    # a disk's interrupts may come to the client's processor, whoever the back-end is
-    enough = _UNDISTURBED_CPU if load.store in {Store.NULL, Store.SHM} else _BESIDE_INTERRUPTS_CPU
-    if load.poll and client_cpu < enough:
-        return State.DISTURBED
-    return state_of(before, after)
 
 
 def _counters(served: Served, switches: int) -> dict[str, float]:

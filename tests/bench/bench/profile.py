@@ -20,7 +20,7 @@ from .setting import rows_named, say, set_up
 if TYPE_CHECKING:
     import argparse
 
-    from .measure import Bench
+    from .model import Bench
     from .programs import Programs
     from .rows import Contestant
 

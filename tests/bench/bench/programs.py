@@ -33,6 +33,8 @@ class Programs:
     blk_load: Path
     ring_load: Path
     ideal: Path
+    drive: Path
+    relay_load: Path
     peer: Path
     fio: Path
 
@@ -60,11 +62,12 @@ def _compile(name: str, sources: tuple[str, ...], *options: str) -> Path:
 
 
 def _engine_library() -> Path:
-    """Make the engine as a static library, for its driver side."""
+    """Make the engine as a static library, of which a shared one can be made, too."""
     out = _OUT / "engine"
-    library = out / "plain" / "libvhu.a"
+    library = out / "shared" / "libvhu.a"
     folder = ROOT / "vhostuser" / "native"
-    command = ["make", "--silent", "-C", str(folder), f"BUILD={out}", str(library)]
+    command = ["make", "--silent", "-C", str(folder), f"BUILD={out}", "VARIANT=shared"]
+    command += ["CFLAGS=-O2 -g -fPIC", str(library)]
     subprocess.run(command, check=True)
     return library
 
@@ -97,6 +100,17 @@ def build() -> Programs:
             str(library),
         ),
         ideal=_compile("ideal", ("ideal.c", "wire.c", "load.c")),
+        relay_load=_compile(
+            "relay_load", ("relay_load.c", "load.c"), f"-I{native}/include", str(library)
+        ),
+        drive=_compile(
+            "drive.so",
+            ("drive.c", "load.c"),
+            "-shared",
+            "-fPIC",
+            f"-I{native}/include",
+            str(library),
+        ),
         peer=_part("qemu-storage-daemon") / "qemu-storage-daemon",
         fio=_part("fio") / "fio",
     )

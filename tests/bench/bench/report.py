@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .check import PLANE
 from .checks import CHECKS
 from .gate import State
 from .judge import chosen_state, figures_of, judge
@@ -27,6 +28,9 @@ ENOUGH = 3
 """Runs of each contestant in one state that make figures of it; five are wanted."""
 
 _NOTES = Path(__file__).resolve().parents[1] / "notes.toml"
+
+_GROUPS = {PLANE: "control plane", "hand-over": "hand-over"}
+"""What the groups of checks are about."""
 
 _INTRODUCTION = """\
 # Benchmarks
@@ -124,20 +128,24 @@ def _promises(results: Results) -> Iterator[str]:
     yield "## What was promised\n"
     head = ("workload", "ours", "compared with", "ratio", "worst to best", "promised", "kept")
     yield _table(head, (_promise_row(*found) for found in _verdicts(results)))
-    plane = ("control plane", "median", "smallest to largest", "promised", "kept")
-    yield _table(plane, _check_rows(results))
+    for group in dict.fromkeys(check.group for check in CHECKS):
+        found = list(_check_rows(results, group))
+        if found:
+            columns = (_GROUPS[group], "median", "smallest to largest", "promised", "kept")
+            yield _table(columns, found)
 
 
-def _check_rows(results: Results) -> Iterator[Sequence[str]]:
+def _check_rows(results: Results, group: str) -> Iterator[Sequence[str]]:
     for check in CHECKS:
         outcome = results.checks.get(check.name)
-        if outcome is not None and outcome.values:
+        if check.group == group and outcome is not None and outcome.values:
+            promised = check.most is not None
             yield (
                 check.title,
                 f"{outcome.median:.2f} {check.unit}",
                 f"{min(outcome.values):.2f} to {max(outcome.values):.2f}",
-                f"≤ {check.most:g} {check.unit}",
-                _met(met=outcome.met),
+                f"≤ {check.most:g} {check.unit}" if promised else "",
+                _met(met=outcome.met) if promised else "",
             )
 
 
@@ -161,15 +169,22 @@ def _group_tables(results: Results) -> Iterator[str]:
         "back-end, and what a thousand requests cost our back-end in kicks received, calls sent "
         "and times that a thread slept; setting up included.\n"
     )
-    head = (
-        *("workload", "who", "requests/s", "p50, p99", "busy", "kicks, calls, sleeps"),
+    for group in dict.fromkeys(row.group for row in ROWS):
+        found = [
+            results.rows[row.name] for row in ROWS if row.group == group if row.name in results.rows
+        ]
+        if found:
+            yield f"### {group}\n"
+            yield _table(_head(found), (line for outcome in found for line in _lines(outcome)))
+
+
+def _head(outcomes: Iterable[Outcome]) -> Sequence[str]:
+    """Name the columns; what is counted in a thousand requests depends on who is measured."""
+    counters = next((run.counters for o in outcomes for run in o.runs if run.counters), {})
+    return (
+        *("workload", "who", "requests/s", "p50, p99", "busy", ", ".join(counters)),
         *("runs", "state"),
     )
-    for group in dict.fromkeys(row.group for row in ROWS):
-        rows = [row for row in ROWS if row.group == group and row.name in results.rows]
-        if rows:
-            yield f"### {group}\n"
-            yield _table(head, (line for row in rows for line in _lines(results.rows[row.name])))
 
 
 def _lines(outcome: Outcome) -> Iterator[Sequence[str]]:

@@ -9,8 +9,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .checks import CHECKS, CheckOutcome
-from .measure import Run
+from .check import CheckOutcome
+from .checks import CHECKS
+from .model import Run
 from .rows import ROWS
 from .run import Outcome
 

@@ -13,7 +13,7 @@ from .measure import measure
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .measure import Bench, Run
+    from .model import Bench, Run
     from .rows import Contestant, Row
 
 __all__ = ["Outcome", "Plan", "measure_row"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .programs import Programs
     from .rows import Contestant
 
-__all__ = ["DISK_BYTES", "Ours", "Place", "Served", "serving", "serving_command"]
+__all__ = ["DISK_BYTES", "Ours", "Place", "Served", "running", "serving", "serving_command"]
 
 DISK_BYTES = 1 << 30
 """Size of every disk."""
@@ -189,6 +189,40 @@ def _wait_until_served(served: Served) -> None:
 
 
 @contextlib.contextmanager
+def running(
+    command: Sequence[str],
+    sockets: tuple[Path, ...],
+    *,
+    control: Path | None = None,
+    folder: Path | None = None,
+) -> Iterator[Served]:
+    """Run a program that serves sockets for the length of the block.
+
+    Args:
+        command: the program with its arguments.
+        sockets: where it will listen; its log is put beside the first.
+        control: its control socket, where it has one.
+        folder: where to start it.
+
+    Raises:
+        RunFailedError: it did not begin to listen, or ended with a complaint.
+    """
+    path = sockets[0].with_suffix(".log")
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    served = Served(process=process, sockets=sockets, log=path, control=control)
+    try:
+        _wait_until_served(served)
+        yield served
+        if process.poll() is not None:
+            raise RunFailedError(f"the back-end ended by itself: {served.complaint()}")
+    finally:
+        _end(served)
+
+
+@contextlib.contextmanager
 def serving(
     contestant: Contestant, programs: Programs, ours: Ours, place: Place
 ) -> Iterator[Served]:
@@ -202,27 +236,13 @@ def serving(
         sockets = tuple(folder / f"disk{i}" for i in range(contestant.load.served))
         command = serving_command(contestant, programs, ours, place, sockets)
         is_ours = contestant.backend is Backend.OURS
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [*place.pinned(place.back_end_cpu), *command],
-                cwd=ours.folder if is_ours else None,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        served = Served(
-            process=process,
-            sockets=sockets,
-            log=folder / "log",
+        with running(
+            [*place.pinned(place.back_end_cpu), *command],
+            sockets,
             control=folder / "control" if is_ours else None,
-        )
-        try:
-            _wait_until_served(served)
+            folder=ours.folder if is_ours else None,
+        ) as served:
             yield served
-            if process.poll() is not None:
-                raise RunFailedError(f"the back-end ended by itself: {served.complaint()}")
-        finally:
-            _end(served)
 
 
 def _end(served: Served) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .errors import BenchError
 from .gate import Gate
 from .images import make_image, read_through
-from .measure import Bench
+from .model import Bench
 from .rows import ROWS, Store
 from .serve import Ours, Place
 

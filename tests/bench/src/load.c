@@ -150,15 +150,29 @@ static double cpu_seconds(const struct rusage *usage)
            (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1e6;
 }
 
-int load_print(const struct load_figures *figures)
+void load_sum_up(const struct load_figures *figures, struct load_summary *ret)
 {
     double seconds = (double)(figures->end - figures->begin) / 1e9;
 
+    *ret = (struct load_summary){
+        .rate = (double)figures->done / seconds,
+        .p50_us = percentile(figures, 0.5),
+        .p99_us = percentile(figures, 0.99),
+        .client_cpu = (cpu_seconds(&figures->at_end) - cpu_seconds(&figures->at_begin)) / seconds,
+        .requests = figures->done,
+        .errors = figures->errors,
+    };
+}
+
+int load_print(const struct load_figures *figures)
+{
+    struct load_summary sum;
+
+    load_sum_up(figures, &sum);
     printf("{\"rate\": %.1f, \"p50_us\": %.3f, \"p99_us\": %.3f, \"client_cpu\": %.3f, "
            "\"requests\": %lu, \"errors\": %lu}\n",
-           (double)figures->done / seconds, percentile(figures, 0.5), percentile(figures, 0.99),
-           (cpu_seconds(&figures->at_end) - cpu_seconds(&figures->at_begin)) / seconds,
-           (unsigned long)figures->done, (unsigned long)figures->errors);
+           sum.rate, sum.p50_us, sum.p99_us, sum.client_cpu, (unsigned long)sum.requests,
+           (unsigned long)sum.errors);
     fflush(stdout);
     if (figures->done == 0)
         fprintf(stderr, "no request began and ended in the measuring time\n");

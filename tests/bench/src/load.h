@@ -67,7 +67,14 @@ void load_begin(struct load_figures *figures, const struct load_options *options
 bool load_tick(struct load_figures *figures, uint64_t now);
 /* One request ended at `now` that had begun at `start`. */
 void load_count(struct load_figures *figures, uint64_t start, uint64_t now, bool failed);
-/* One line of JSON on standard output; returns the exit status: 1 where requests failed or none ended. */
+/* What was counted, in numbers. */
+struct load_summary {
+    double rate, p50_us, p99_us, client_cpu;
+    uint64_t requests, errors;
+};
+
+void load_sum_up(const struct load_figures *figures, struct load_summary *ret);
+/* The same as one line of JSON on standard output; returns the exit status: 1 where requests failed or none ended. */
 int load_print(const struct load_figures *figures);
 
 #endif

@@ -1,0 +1,87 @@
+"""What a run is made of and what it gives: data, shared by all that measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from .gate import State, state_of
+from .rows import Metric, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .gate import Gate
+    from .programs import Programs
+    from .rows import Load
+    from .serve import Ours, Place
+
+__all__ = ["Bench", "Run", "run_state"]
+
+_UNDISTURBED_CPU = 0.9
+_BESIDE_INTERRUPTS_CPU = 0.5
+"""What a client that polls has of its processor, at least, unless somebody else takes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one run gave.
+
+    Attributes:
+        contestant: whose run.
+        rate: requests per second.
+        p50_us, p99_us: latency.
+        client_cpu, back_end_cpu: processors kept busy; the back-end's with its start-up's end and
+            its settling, over the time that the client was there.
+        before, after: probes of the machine, in nanoseconds.
+        state: the machine's state, from the probes.
+        counters: of our rings, for each thousand requests.
+    """
+
+    contestant: str
+    rate: float
+    p50_us: float
+    p99_us: float
+    client_cpu: float
+    back_end_cpu: float
+    before: float
+    after: float
+    state: str
+    counters: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, metric: Metric) -> float:
+        """Return one figure."""
+        return self.rate if metric is Metric.RATE else self.p50_us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Everything that a run needs."""
+
+    programs: Programs
+    ours: Ours
+    place: Place
+    gate: Gate
+    seconds: float | None = None
+    """Measuring time that takes the place of each row's own, or None."""
+
+    def seconds_of(self, load: Load) -> float:
+        """Return how long to measure."""
+        return load.seconds if self.seconds is None else self.seconds
+
+    def measuring(self, seconds: float) -> Bench:
+        """Return the same with another measuring time."""
+        return replace(self, seconds=seconds)
+
+    def with_options(self, *options: str) -> Ours:
+        """Return how to start ours with further options."""
+        return replace(self.ours, options=(*self.ours.options, *options))
+
+
+def run_state(load: Load, client_cpu: float, before: float, after: float) -> State:
+    """Return the machine's state during a run, from the client's share and both probes."""
+    # a disk's interrupts may come to the client's processor, whoever the back-end is
+    enough = _UNDISTURBED_CPU if load.store in {Store.NULL, Store.SHM} else _BESIDE_INTERRUPTS_CPU
+    if load.poll and client_cpu < enough:
+        return State.DISTURBED
+    return state_of(before, after)
