@@ -60,6 +60,8 @@ a value out of its range | an answer (EINVAL) unless none is wanted, and the con
 | a reply to nothing | EINVAL, then out of step | closed |
 | REGION_WRITE_MULTI | EINVAL | served where both sides announced `write_multiple` |
 | DMA_MAP with two fds | accepted | EINVAL |
+| DMA_MAP of what is mapped: the same again, or an overlap | done; EINVAL | EEXIST, as specified |
+| DEVICE_FEATURE, MIG_DATA_READ, MIG_DATA_WRITE | served | EINVAL: no device here can be migrated |
 | header or body that come in pieces | out of step | any pieces are fine |
 
 ## Where this goes beyond the specification
