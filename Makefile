@@ -64,7 +64,7 @@ test: build
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-lab: build
-	@$(PARTS) get || true
+	@$(PARTS) get guest vfio-kernel qemu-11
 	@$(BIN)/python -m pytest -m lab tests/vfio_lab $(PYTEST_ARGS)
 
 # All of them run, also when one fails: the exit status says so at the end.
