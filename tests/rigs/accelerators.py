@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
 from pathlib import Path
@@ -36,6 +37,7 @@ class Entropy(load_example().Entropy):
         self.diary: list[str] = []
         self.queue_sizes = (64,) * queues
         self.refuse: dict[str, str] = {}
+        self.burnt = False
         self.area = OwnedFd(os.memfd_create("area", os.MFD_CLOEXEC)) if area else None
         if self.area is not None:
             os.truncate(self.area.fileno(), PAGE)
@@ -52,6 +54,8 @@ class Entropy(load_example().Entropy):
 
     async def reset(self):
         self.note("reset")
+        if self.burnt:
+            raise AcceleratorError("it burnt", errno.ENODEV)
         await super().reset()
 
     async def set_features(self, features):

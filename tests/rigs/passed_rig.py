@@ -29,10 +29,10 @@ async def served(tmp_path, accelerator, *, dialect=CURRENT, **options):
 
 
 @contextlib.asynccontextmanager
-async def connected(tmp_path, *, features=WANTED, dialect=CURRENT, protocol_features=None):
+async def connected(tmp_path, *, features=WANTED, protocol_features=None, **options):
     """A front-end that knows the device."""
     with GuestMemory(LAYOUT) as memory:
-        async with FrontendClient.connect(tmp_path / "socket", memory, dialect=dialect) as client:
+        async with FrontendClient.connect(tmp_path / "socket", memory, **options) as client:
             await client.negotiate(features=features, protocol_features=protocol_features)
             yield client
 
@@ -54,6 +54,12 @@ async def random_bytes(client, count=512):
     data = client.memory.read(buffer.gpa, count)
     client.memory.free(buffer)
     return data
+
+
+async def until_broken(client):
+    """Make requests until one fails."""
+    while True:
+        await random_bytes(client)
 
 
 async def until_left(server):

@@ -32,6 +32,8 @@ _INDEX_OFFSET = 2
 """Bytes from the beginning of a split ring's available or used area to its index."""
 _DRAIN_SECONDS = 1.0
 _LOOK_SECONDS = 0.001
+_NOWHERE = RingState(avail=1, used=1, avail_wrap=False, used_wrap=False)
+"""A position that no device can start from which starts at the beginning only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +92,13 @@ class PassedRing:
         self._relayed = 0
         self._bridge: Route | None = None
         self._signals: dict[RingFd, Route] = {}
-        self._paused: RingState | None = None
+        self._left_at: RingState | None = None
 
     def begin(self, start: RingStart, way: Way, kick: OwnedFd | None) -> None:
         """Note that the front-end has started the ring; the kick fd is taken over."""
         self.start, self.way = start, way
         self.broken = False
-        self._paused = None
+        self._left_at = None
         self._keep(RingFd.KICK, kick)
 
     def restart(self, state: RingState, way: Way) -> None:
@@ -142,7 +144,7 @@ class PassedRing:
             await self._attach()
         elif which is RingFd.CALL:
             await self._bind_call()
-            await self._signal(RingFd.CALL)  # an interrupt may have gone to the old one
+            await self.signal_call()  # an interrupt may have gone to the old one
 
     # On the device
 
@@ -156,19 +158,19 @@ class PassedRing:
         assert self.place is not None
         if not self.on_device:
             await self._bind_call()
-            state = self._paused or self._starting_state(self.start)
+            state = self._starting_state(self._left_at or self.start.state, self.start.features)
             await self._accelerator.start_queue(self.index, self.place.addresses, state)
             self.on_device = True
-            self._paused = None
+            self._left_at = None
             self.position_known = True
         await self._attach()
 
-    def _starting_state(self, start: RingStart) -> RingState | None:
+    def _starting_state(self, state: RingState, features: VirtioFeatures) -> RingState | None:
         """Where the device is to go on; None at the beginning, where any device can start."""
-        if is_initial(start.state, start.features):
+        if is_initial(state, features):
             return None
         used, _ = self.used_position()
-        return start.state if used is None else replace(start.state, used=used.used)
+        return state if used is None else replace(state, used=used.used)
 
     async def _attach(self) -> None:
         """Have kicks of the driver reach the device."""
@@ -181,7 +183,8 @@ class PassedRing:
             doorbell = EventfdDoorbell(fd=counter.duplicate())
             self._by_hand = trio.CancelScope()
             self._nursery.start_soon(self._ring_by_hand, counter, self._by_hand)
-        self._route = self._relay.add_kick(kick.duplicate(), doorbell)
+        source = kick.duplicate()
+        self._route = await trio.to_thread.run_sync(self._relay.add_kick, source, doorbell)
 
     async def _ring_by_hand(self, counter: OwnedFd, scope: trio.CancelScope) -> None:
         """Ring a doorbell that no store and no eventfd rings."""
@@ -207,50 +210,69 @@ class PassedRing:
         """Have the device's interrupts reach the driver."""
         old, self._bridge = self._bridge, None
         call = self._fds.get(RingFd.CALL)
-        if call is None or kind_of(call) is FdKind.EVENTFD:
-            await self._accelerator.set_call(self.index, call)
-        else:  # a pipe, as user-mode Linux has it: a device signals eventfds only
-            source = OwnedFd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-            with source:
-                self._bridge = self._relay.add_fan_out(source.duplicate(), [call.duplicate()])
+        try:
+            if call is None or kind_of(call) is FdKind.EVENTFD:
+                await self._accelerator.set_call(self.index, call)
+                return
+            # A pipe, as user-mode Linux has it: a device signals eventfds only.
+            with OwnedFd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) as source:
+                self._bridge = await self._fan_out(source.duplicate(), call)
                 await self._accelerator.set_call(self.index, source)
-        await _remove(old)
+        finally:
+            await _remove(old)
 
-    async def take_off_device(self, *, drain: bool) -> RingState:
-        """Have the device leave the ring alone; return its position.
+    async def _fan_out(self, source: OwnedFd, target: OwnedFd) -> Route:
+        """Pass signals on; `source` is taken over. In a thread: a peer may hold the relay up."""
+        with source:
+            copy = target.duplicate()
+            return await trio.to_thread.run_sync(self._relay.add_fan_out, source, [copy])
 
-        Where the device can neither stop a queue nor say where it stands, a split ring's own used
-        index says it once all was served; a packed ring's position is lost then, and a position is
-        returned that no such device can start from. Not cancellable.
+    async def take_off_device(self, *, drain: bool) -> RingState | None:
+        """Have the device leave the ring alone; return its position, if the device says it.
+
+        Not cancellable.
 
         Args:
             drain: whether to wait for requests under way, a moment at most.
         """
         assert self.start is not None
         if not self.on_device:
-            used, _ = self.used_position() if self.broken else (None, False)
-            return self._paused or used or self.start.state
+            return self._left_at or self.start.state
         await self._detach()
         state = None
         with contextlib.suppress(OSError):  # a device that is gone says so itself
             state = await self._accelerator.stop_queue(self.index)
         if state is None:
-            state = await self._find_position(drain=drain)
+            await self._quiesce(drain=drain)
         await self.lose_device()
+        if state is None and drain:
+            await self.signal_call()  # what was given back last may have got no interrupt
+        self._left_at = state
         return state
 
-    async def _find_position(self, *, drain: bool) -> RingState:
+    async def _quiesce(self, *, drain: bool) -> None:
+        """Come as near to a stop as the device can: all is served, or the queue is reset."""
         used, idle = self.used_position()
         if drain and used is not None and not idle and self._drains():
             with trio.move_on_after(_DRAIN_SECONDS):
                 while not idle:
                     await trio.sleep(_LOOK_SECONDS)
-                    used, idle = self.used_position()
+                    _, idle = self.used_position()
         with contextlib.suppress(OSError):  # a device that is gone says so itself
-            if await self._accelerator.reset_queue(self.index):
-                used, _ = self.used_position()  # final now
-        self.position_known = used is not None
-        return used or RingState(avail=1, used=1, avail_wrap=False, used_wrap=False)
+            await self._accelerator.reset_queue(self.index)
+
+    def find_position(self) -> RingState:
+        """Find where the ring stands by its own used index, now that the device left it alone.
+
+        With requests under way that is known only where they are given back in order. A packed
+        ring does not say at all: a position is returned then that no such device can start from.
+        """
+        assert self.start is not None
+        used, idle = self.used_position()
+        in_order = VirtioFeatures.IN_ORDER in self.start.features
+        self.position_known = used is not None and (idle or in_order)
+        self._left_at = used or _NOWHERE
+        return self._left_at
 
     def _drains(self) -> bool:
         """Whether the device ever gives everything back: the buffers of a receiver wait."""
@@ -283,7 +305,8 @@ class PassedRing:
         """Leave a disabled ring alone, as far as the device can."""
         capabilities = self._accelerator.capabilities
         if capabilities.report_state and capabilities.start_at_state:
-            self._paused = await self.take_off_device(drain=True)
+            if await self.take_off_device(drain=True) is None:
+                self.find_position()
         else:
             await self._detach()
 
@@ -312,13 +335,21 @@ class PassedRing:
         """Signal the err fd."""
         await self._signal(RingFd.ERR)
 
+    async def signal_call(self) -> None:
+        """Signal the call fd: an interrupt of the device may have been lost."""
+        await self._signal(RingFd.CALL)
+
     async def _signal(self, which: RingFd) -> None:
         """Signal one of its fds once, by the relay's thread: the peer may have filled it."""
         await _remove(self._signals.pop(which, None))
         fd = self._fds.get(which)
-        if fd is not None:
+        if fd is None:
+            return
+        try:
             source = OwnedFd(os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-            self._signals[which] = self._relay.add_fan_out(source, [fd.duplicate()])
+            self._signals[which] = await self._fan_out(source, fd)
+        except OSError as error:  # the host is out of descriptors
+            _log.warning("ring %d: its %s fd was not signalled: %s", self.index, which.value, error)
 
     def statistics(self) -> RingStatistics:
         """Return what is known of a ring that the device serves: the kicks that were relayed."""

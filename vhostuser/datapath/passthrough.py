@@ -21,7 +21,7 @@ from vhostuser.datapath.accelerator import AcceleratorNews, QueueAddresses
 from vhostuser.datapath.device_memory import DeviceMemory
 from vhostuser.datapath.interface import Capabilities, RingFd, StopMode
 from vhostuser.datapath.passed_ring import PassedRing, RingPlace
-from vhostuser.datapath.planner import Situation, Way, choose, take_over
+from vhostuser.datapath.planner import Choice, Situation, Way, choose, take_over
 from vhostuser.datapath.relay import Relay
 from vhostuser.datapath.ring_areas import find_areas, require_areas
 from vhostuser.errors import AcceleratorError, RequestError
@@ -41,7 +41,7 @@ __all__ = ["PassthroughDatapath", "Software"]
 _log = logging.getLogger(__name__)
 _DRIVER_OK = 4
 _STATUS_SECONDS = 0.1
-"""How long DRIVER_OK may take from the start of a ring on."""
+"""How long DRIVER_OK may take from the last start of a ring on."""
 
 
 class Software:
@@ -78,6 +78,8 @@ class PassthroughDatapath:
         self._negotiated = False
         self._running = False
         self._failed = ""
+        self._resets = 0
+        self._status_follows = trio.CancelScope()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -197,7 +199,7 @@ class PassthroughDatapath:
                 if ring.enabled:
                     await self._run(ring)
             except BaseException:
-                await ring.end()
+                await self._stop(ring, StopMode.ABANDON)
                 raise
 
     async def _run(self, ring: PassedRing) -> None:
@@ -211,19 +213,19 @@ class PassthroughDatapath:
         await ring.put_on_device()
         if not self._running:
             if ring.start.status_follows and not self._accelerator.capabilities.late_queues:
-                self._nursery.start_soon(self._run_anyway)
+                self._status_follows.cancel()
+                self._status_follows = trio.CancelScope()
+                self._nursery.start_soon(self._run_anyway, self._status_follows)
             else:
                 await self._let_run()
         ring.look()
 
-    async def _run_anyway(self) -> None:
+    async def _run_anyway(self, scope: trio.CancelScope) -> None:
         """Let the device run also where the front-end negotiates the status and never sends it."""
-        await trio.sleep(_STATUS_SECONDS)
-        try:
-            await self.set_status(_DRIVER_OK)
-        except OSError as error:
-            async with self._lock:
-                await self._fail(str(error))
+        with scope:
+            await trio.sleep(_STATUS_SECONDS)
+            with contextlib.suppress(OSError):  # its rings say so
+                await self.set_status(_DRIVER_OK)
 
     async def _negotiate(self, features: VirtioFeatures) -> None:
         try:
@@ -250,10 +252,16 @@ class PassthroughDatapath:
         """Let the device run when the driver says so. See `Datapath.set_status`."""
         async with self._lock:
             ready = any(ring.on_device for ring in self._rings)
-            if status & _DRIVER_OK and ready and not self._running:
+            if not status & _DRIVER_OK or not ready or self._running:
+                return
+            try:
                 await self._let_run()
-                for ring in self._rings:
-                    ring.look()
+            except OSError as error:
+                await self._fail(str(error))
+                if any(ring.broken for ring in self._rings):
+                    raise
+            for ring in self._rings:
+                ring.look()
 
     async def stop_queue(self, index: int, how: StopMode) -> RingState:
         """Stop ring `index`; return its position. See `Datapath.stop_queue`."""
@@ -265,11 +273,12 @@ class PassthroughDatapath:
     async def _stop(self, ring: PassedRing, how: StopMode) -> RingState:
         if ring.in_software and self._software is not None:
             ring.in_software = False
-            state = await self._software.datapath.stop_queue(ring.index, how)
+            told: RingState | None = await self._software.datapath.stop_queue(ring.index, how)
         else:
-            state = await ring.take_off_device(drain=how is StopMode.DRAIN)
+            told = await ring.take_off_device(drain=how is StopMode.DRAIN)
+        await self._reset_if_idle()  # what the device has done is final then
+        state = told or ring.find_position()
         await ring.end()
-        await self._reset_if_idle()
         return state
 
     async def _reset_if_idle(self) -> None:
@@ -281,8 +290,10 @@ class PassthroughDatapath:
         if not used or any(ring.on_device for ring in self._rings):
             return
         self._negotiated = self._running = False
+        self._status_follows.cancel()
         try:
             await self._accelerator.reset()
+            self._resets += 1
             await self._memory.complete()
         except OSError as error:
             await self._fail(str(error))
@@ -304,9 +315,20 @@ class PassthroughDatapath:
             if ring.in_software and self._software is not None:
                 await self._software.datapath.set_enabled(index, enabled=enabled)
             elif enabled:
-                await self._run(ring)
+                await self._enable(ring)
             elif ring.on_device:
                 await ring.pause()
+
+    async def _enable(self, ring: PassedRing) -> None:
+        """Have a started ring served; one that cannot be is as it was before."""
+        try:
+            await self._run(ring)
+        except BaseException:
+            ring.enabled = False
+            if ring.on_device and await ring.take_off_device(drain=False) is None:
+                await self._reset_if_idle()
+                ring.find_position()
+            raise
 
     async def set_fd(self, index: int, which: RingFd, fd: OwnedFd | None) -> None:
         """Take over a ring's fd. See `Datapath.set_fd`."""
@@ -369,8 +391,14 @@ class PassthroughDatapath:
                 if self._events is not None:
                     self._events.config_changed()
                 continue
-            async with self._lock:
-                await self._fail("it is gone, or needs a reset")
+            resets = self._resets
+            with trio.CancelScope(shield=True):
+                async with self._lock:
+                    if resets == self._resets:  # else it was mended meanwhile
+                        idle = not any(ring.on_device for ring in self._rings)
+                        await self._fail("it is gone, or needs a reset")
+                        if idle:
+                            await self._reset_if_idle()
 
     async def _fail(self, reason: str) -> None:
         """The accelerator serves nothing any more: let the software go on, or say so."""
@@ -378,15 +406,27 @@ class PassthroughDatapath:
             return
         self._failed = reason
         _log.error("accelerator %s failed: %s", self._accelerator.identity.name, reason)
-        for ring in self._rings:
-            if ring.on_device:
-                await self._take_over(ring)
+        lost = [ring for ring in self._rings if ring.on_device]
+        if lost:
+            still = await self._still_works()
+            for ring in lost:
+                await self._take_over(ring, still)
         self._negotiated = self._running = False
 
-    async def _take_over(self, ring: PassedRing) -> None:
+    async def _still_works(self) -> str:
+        """See to it that a device which failed works on no ring; say why that is not sure."""
+        try:
+            await self._accelerator.reset()
+        except OSError as error:
+            return "" if error.errno == errno.ENODEV else error.strerror or str(error)
+        return ""
+
+    async def _take_over(self, ring: PassedRing, still: str) -> None:
         assert ring.start is not None
         used, idle = ring.used_position()
         choice = take_over(ring.start, self._situation(ring.index), used=used, idle=idle)
+        if still:
+            choice = Choice(Way.REFUSAL, f"it may still work on the ring: {still}")
         if choice.way is not Way.SOFTWARE or used is None:
             await self._give_up(ring, f"the accelerator failed: {choice.reason}")
             return
@@ -398,17 +438,20 @@ class PassthroughDatapath:
         except OSError as error:
             await self._give_up(ring, f"the software cannot take over: {error}")
         else:
+            await ring.signal_call()  # an interrupt of the device may have been lost
             _log.warning("ring %d: the software goes on at %d", ring.index, used.avail)
 
     async def _give_up(self, ring: PassedRing, reason: str) -> None:
-        if ring.on_device and not self._failed:
-            await ring.take_off_device(drain=False)
+        if ring.on_device:
+            known = None if self._failed else await ring.take_off_device(drain=False)
+            if known is None:
+                ring.find_position()
         await ring.lose_device()
         ring.broken = True
         self._end_area(ring, reason)
-        await ring.signal_error()
         if self._events is not None:
             self._events.ring_failed(ring.index, reason)
+        await ring.signal_error()
 
     def _end_area(self, ring: PassedRing, reason: str) -> None:
         if self._events is not None:

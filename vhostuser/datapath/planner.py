@@ -78,11 +78,14 @@ def is_initial(state: RingState, features: VirtioFeatures) -> bool:
 def choose(start: RingStart, situation: Situation) -> Choice:
     """Decide who serves a ring that is to start."""
     obstacle = next(_obstacles(start, situation), "")
+    lost = not situation.position_known and not is_initial(start.state, start.features)
+    if not obstacle and lost:
+        return Choice(Way.REFUSAL, "nobody knows where the ring stands: reset the guest's driver")
     if not obstacle:
         return Choice(Way.PASSTHROUGH)
     if situation.software is None:
         return Choice(Way.REFUSAL, f"{obstacle}, and there is no software that reaches its store")
-    if not situation.position_known:
+    if lost:
         return Choice(Way.REFUSAL, f"{obstacle}, and nobody knows where the ring stands")
     missing = start.features & ~(situation.software | VirtioFeatures.PROTOCOL_FEATURES)
     if missing:

@@ -213,7 +213,7 @@ class ServedConnection:
             self._nursery.cancel_scope.cancel()
 
     def ring_failed(self, index: int, reason: str) -> None:
-        """Note that nobody serves a ring any more; its err fd was signalled."""
+        """Note that nobody serves a ring any more; its err fd is signalled."""
         self.session.ring_failed(index)
         with log.bound(connection=self.number):
             _log.error("ring %d is served no longer: %s", index, reason)

@@ -2,66 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import pytest
 import trio
 from accelerators import entropy
+from passed_rig import WANTED, random_bytes, served, started, until_broken
 
 from protocol.vhost_user import CURRENT, RFC_V1, RFC_V2, AddMemReg
 from protocol.virtio import VirtioFeatures
 from vhostuser.datapath import AcceleratorNews
-from vhostuser.devices import AcceleratedDevice
 from vhostuser.frontend import (
-    FrontendClient,
-    GuestMemory,
     RegionLayout,
     RequestRefusedError,
     RingError,
 )
 from vhostuser.session import AreaState
-from vhostuser.testing import held, serving
-
-SECONDS = 6
-WANTED = VirtioFeatures.PROTOCOL_FEATURES | VirtioFeatures.VERSION_1
-LAYOUT = [RegionLayout(gpa=0, size=1 << 20), RegionLayout(gpa=1 << 32, size=1 << 20)]
-
-
-@contextlib.asynccontextmanager
-async def served(tmp_path, accelerator, *, dialect=CURRENT, **options):
-    """A server of the accelerator."""
-    with trio.fail_after(SECONDS):
-        async with (
-            AcceleratedDevice.open(accelerator, dialect=dialect, **options) as device,
-            serving(tmp_path / "socket", device, dialect=dialect) as server,
-        ):
-            yield server
-
-
-@contextlib.asynccontextmanager
-async def started(tmp_path, *, features=WANTED, dialect=CURRENT):
-    """A front-end whose only ring runs."""
-    with GuestMemory(LAYOUT) as memory:
-        async with FrontendClient.connect(tmp_path / "socket", memory, dialect=dialect) as client:
-            await client.negotiate(features=features)
-            client.setup_queue(0, num=64)
-            await client.start()
-            yield client
-
-
-async def random_bytes(client, count=512):
-    """Have the device fill a buffer; return what it did."""
-    buffer = client.memory.alloc(count)
-    assert await client.queues[0].transfer([], [buffer]) == count
-    data = client.memory.read(buffer.gpa, count)
-    client.memory.free(buffer)
-    return data
-
-
-async def until_broken(client):
-    while True:
-        await random_bytes(client)
+from vhostuser.testing import held
 
 
 @pytest.mark.parametrize("layout", [VirtioFeatures(0), VirtioFeatures.RING_PACKED])
@@ -187,7 +144,7 @@ async def test_a_device_that_no_reset_mends_is_refused_with_the_reason(tmp_path,
     with entropy() as accelerator:
         async with served(tmp_path, accelerator):
             async with started(tmp_path) as client:
-                accelerator.refuse["reset"] = "it burnt"
+                accelerator.burnt = True
                 accelerator.say(AcceleratorNews.FAILED)
                 with pytest.raises(RingError, match="broken"):
                     await until_broken(client)

@@ -72,6 +72,13 @@ def test_nobody_starts_at_a_position_that_is_not_known():
     assert "nobody knows where the ring stands" in choice.reason
 
 
+def test_a_device_that_takes_positions_does_not_take_one_that_is_not_known():
+    able = AcceleratorCapabilities(start_at_state=True)
+    situation = replace(HERE, capabilities=able, position_known=False)
+    assert choose(LATER, situation).way is Way.REFUSAL
+    assert choose(START, situation).way is Way.PASSTHROUGH, "the driver was reset meanwhile"
+
+
 def test_a_device_that_maps_on_a_miss_serves_a_guest_behind_a_viommu():
     able = replace(
         HERE,
