@@ -1,7 +1,8 @@
 """Offers the notify areas of started rings to the front-end, and takes them back.
 
 Nothing on the front-end's channel waits for any of it: each offer is a task of its own, and as long
-as one is not accepted kicks are relayed.
+as one is not accepted kicks are relayed. One request is under way at a time, and what is no longer
+true when its turn comes is not asked.
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ class AreaOffers:
         self._datapath = datapath
         self._nursery = nursery
         self._page_size = page_size
-        self._rings = [Handover(self._dialect) for _ in session.state.vrings]
+        now = trio.current_time()
+        self._rings = [Handover(self._dialect, now) for _ in session.state.vrings]
         self._channel: BackendChannel | None = None
+        self._turn = trio.Lock()
+        self._open = True
 
     @property
     def states(self) -> tuple[AreaState, ...]:
@@ -77,27 +81,39 @@ class AreaOffers:
 
     def end(self, index: int) -> None:
         """Take a ring's area back: writing to it leads nowhere."""
-        ring = self._rings[index]
-        if ring.apply(AreaEvent.END, trio.current_time()):
-            self._nursery.start_soon(self._take_back, index, ring.number)
+        if self._rings[index].apply(AreaEvent.END, trio.current_time()) and self._open:
+            self._nursery.start_soon(self._take_back, index)
 
-    async def _take_back(self, index: int, number: int) -> None:
-        await self._ask(area_message(self._dialect, index, no_fd=True))
-        if self._rings[index].number == number:
-            # The driver stored its kicks there until now, and they reached nobody.
-            await self._datapath.look(index)
+    def close(self) -> None:
+        """Ask nothing any more: the front-end leaves, and takes its areas along."""
+        self._open = False
+
+    async def _take_back(self, index: int) -> None:
+        async with self._turn:
+            if not await self._ask(area_message(self._dialect, index, no_fd=True)):
+                _log.warning(
+                    "ring %d: the front-end does not give its notify area back: what it writes "
+                    "there is lost; if the guest hangs, restart it",
+                    index,
+                )
+        await self._datapath.look(index)  # for kicks that went to the area until now
 
     async def _offer(self, index: int, number: int) -> None:
+        ring = self._rings[index]
         try:
-            await self._try(index, number)
+            while ring.number == number:
+                await trio.sleep_until(ring.due)
+                async with self._turn:
+                    if ring.number != number:
+                        return
+                    if trio.current_time() >= ring.due:
+                        await self._try(index, number)
+                        return
         except OSError as error:
             _log.warning("ring %d: kicks are relayed, no notify area: %s", index, error)
 
     async def _try(self, index: int, number: int) -> None:
         ring = self._rings[index]
-        await trio.sleep_until(ring.due)
-        if ring.number != number:
-            return
         area = await self._datapath.notify_area(index, self._page_size)
         if area is None or ring.number != number:
             if area is not None:
@@ -105,17 +121,21 @@ class AreaOffers:
             elif ring.number == number:
                 ring.apply(AreaEvent.REFUSE, trio.current_time())
             return
-        await self._hand_over(index, number, area)
-
-    async def _hand_over(self, index: int, number: int, area: NotifyArea) -> None:
-        """Send the offer; `area` is taken over."""
-        ring = self._rings[index]
-        ring.apply(AreaEvent.OFFER, trio.current_time())
         with area.fd:
             await self._offer_group(index)
-            message = area_message(self._dialect, index, size=area.size, offset=area.offset)
-            accepted = await self._ask(message, area.fd)
+            if ring.number == number:
+                await self._hand_over(index, number, area)
+
+    async def _hand_over(self, index: int, number: int, area: NotifyArea) -> None:
+        """Send the offer."""
+        ring = self._rings[index]
+        ring.apply(AreaEvent.OFFER, trio.current_time())
+        message = area_message(self._dialect, index, size=area.size, offset=area.offset)
+        accepted = await self._ask(message, area.fd)
         if ring.number != number:
+            if accepted:  # before the stop, or after: that one knows only the front-end
+                await self._ask(area_message(self._dialect, index, no_fd=True))
+                ring.linger(trio.current_time())
             return
         event = AreaEvent.ACCEPT if accepted else AreaEvent.REFUSE
         ring.apply(event, trio.current_time())

@@ -101,7 +101,10 @@ class ServedConnection:
                 self.areas = AreaOffers(self.session, self._device.datapath, nursery)
                 nursery.start_soon(self._note_waiting, another_waits)
                 nursery.start_soon(self._note_silence)
-                await self._serve()
+                try:
+                    await self._serve()
+                finally:
+                    self.areas.close()
                 nursery.cancel_scope.cancel()
         finally:
             self._stream.close()

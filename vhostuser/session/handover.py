@@ -77,15 +77,17 @@ class Handover:
 
     Args:
         dialect: of the protocol.
+        now: seconds of a clock that only goes forward; a front-end that comes again has just taken
+            the areas of its last connection off.
 
     Attributes:
         state: how far it has come.
         number: counts up with each start and end: an answer to an older offer says nothing.
     """
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, now: float) -> None:
         self._table = _COMMON if dialect.row_of(VringNotifyArea) is None else _RFC
-        self._ended = -PAUSE_SECONDS
+        self._ended = now
         self.state = AreaState.NONE
         self.number = 0
 
@@ -94,7 +96,7 @@ class Handover:
 
         Args:
             event: what.
-            now: seconds of a clock that only goes forward.
+            now: seconds of the clock.
 
         Returns:
             Whether the front-end may use an area that it must be told to give up.
@@ -108,6 +110,10 @@ class Handover:
         if before in _LIVE and self.state not in _LIVE:
             self._ended = now
         return event is AreaEvent.END and before in _LIVE
+
+    def linger(self, now: float) -> None:
+        """Note that an area of an earlier start was there until now."""
+        self._ended = now
 
     @property
     def due(self) -> float:

@@ -22,6 +22,7 @@ from protocol.vhost_user import ProtocolFeatures, SetMemTable, SetVringEnable
 from protocol.virtio import VirtioFeatures
 from vhostuser.datapath import AcceleratorNews, passthrough
 from vhostuser.frontend import PROTOCOL_FEATURES, QEMU, RequestRefusedError, RingError
+from vhostuser.session import AreaState
 from vhostuser.testing import FakeDatapath, FakeDevice, fake_profile
 
 NO_STATUS = PROTOCOL_FEATURES & ~ProtocolFeatures.STATUS
@@ -150,6 +151,45 @@ async def test_a_failure_that_a_reset_has_mended_is_not_the_next_sessions(tmp_pa
             accelerator.reset = reset
             async with started(tmp_path) as client:
                 await random_bytes(client)
+
+
+async def test_a_device_that_fails_while_its_front_end_leaves_ends_that_session_only(tmp_path):
+    with entropy(area=True, queues=2) as accelerator:
+        failing, go_on = trio.Event(), trio.Event()
+
+        async def reset_slowly():
+            failing.set()
+            await go_on.wait()
+
+        async with served(tmp_path, accelerator) as server:
+            async with started(tmp_path, queues=2) as client:
+                for index in range(2):
+                    await client.areas.wait_mapped(index)
+                reset, accelerator.reset = accelerator.reset, reset_slowly
+                accelerator.say(AcceleratorNews.FAILED)
+                await failing.wait()
+            await a_moment()
+            accelerator.reset = reset
+            go_on.set()
+            await until_left(server)
+            async with started(tmp_path) as client:
+                await random_bytes(client)
+
+
+async def test_a_kick_that_went_to_a_failed_devices_area_is_looked_for(tmp_path):
+    beside = software()
+    with entropy(area=True) as accelerator:
+        async with (
+            served(tmp_path, accelerator, software=beside) as server,
+            started(tmp_path) as client,
+        ):
+            while server.connection.areas.states[0] is not AreaState.HANDED_OVER:
+                await trio.lowlevel.checkpoint()
+            await a_moment()
+            accelerator.say(AcceleratorNews.FAILED)
+            while ("look", 0) not in beside.datapath.calls:
+                await trio.lowlevel.checkpoint()
+            assert client.areas.shown() == ()
 
 
 async def test_a_device_is_reset_before_the_software_takes_over(tmp_path, caplog):

@@ -78,6 +78,7 @@ async def test_an_area_has_the_size_of_the_hosts_pages(autojump_clock, page_size
 
 
 async def test_a_ring_that_starts_again_waits_before_the_next_offer(autojump_clock):
+    begun = trio.current_time()
     async with offers() as (areas, _, channel):
         areas.use_channel(channel)
         areas.started(0)
@@ -86,8 +87,7 @@ async def test_a_ring_that_starts_again_waits_before_the_next_offer(autojump_clo
             areas.stopped(0)
             areas.started(0)
         await trio.sleep(1)
-    first, second = channel.times
-    assert second - first == pytest.approx(1 + PAUSE_SECONDS)
+    assert channel.times == pytest.approx([begun + PAUSE_SECONDS, begun + 1 + PAUSE_SECONDS])
 
 
 async def test_a_ring_that_stopped_meanwhile_is_offered_nothing(autojump_clock):
@@ -140,6 +140,67 @@ async def test_an_area_that_ends_is_taken_back_and_not_offered_again(autojump_cl
         assert datapath.calls == [("look", 0)], "kicks went to the area until it was taken back"
     assert channel.asked[1:] == [VringHostNotifier(index=0, no_fd=True)]
     assert areas.states[0] is AreaState.REFUSED
+
+
+async def test_what_was_stored_into_an_area_that_ended_is_looked_for(autojump_clock):
+    async with offers() as (areas, datapath, channel):
+        areas.use_channel(channel)
+        areas.started(0)
+        await trio.sleep(1)
+        channel.seconds = 1
+        datapath.calls.clear()
+        areas.end(0)
+        await trio.sleep(0.9)
+        assert datapath.calls == [], "the front-end may still write there"
+    assert datapath.calls == [("look", 0)]
+
+
+async def test_a_front_end_that_keeps_an_area_is_warned_of(autojump_clock, caplog):
+    async with offers() as (areas, _, channel):
+        areas.use_channel(channel)
+        areas.started(0)
+        await trio.sleep(1)
+        channel.answer = False
+        areas.end(0)
+    assert "does not give its notify area back" in caplog.text
+
+
+async def test_offers_of_starts_that_are_over_are_not_sent(autojump_clock):
+    async with offers() as (areas, _, channel):
+        areas.use_channel(channel)
+        channel.seconds = 10
+        areas.started(0)
+        await trio.sleep(1)
+        areas.started(1)
+        await trio.sleep(1)
+        areas.stopped(1)
+    assert [message.index for message in channel.asked] == [0]
+
+
+async def test_an_area_that_was_taken_after_its_start_was_over_is_taken_back_first(autojump_clock):
+    async with offers() as (areas, _, channel):
+        areas.use_channel(channel)
+        channel.seconds = 1
+        areas.started(0)
+        await trio.sleep(0.5)
+        areas.stopped(0)
+        areas.started(0)
+        await trio.sleep(5)
+    assert [message.no_fd for message in channel.asked] == [False, True, False]
+    offered, taken_back, again = channel.times
+    assert taken_back - offered == pytest.approx(1)
+    assert again - taken_back == pytest.approx(1 + PAUSE_SECONDS), "after the answer"
+    assert areas.states[0] is AreaState.HANDED_OVER
+
+
+async def test_when_the_front_end_leaves_nothing_is_asked(autojump_clock):
+    async with offers() as (areas, _, channel):
+        areas.use_channel(channel)
+        areas.started(0)
+        await trio.sleep(1)
+        areas.close()
+    areas.end(0)
+    assert len(channel.asked) == 1
 
 
 @pytest.mark.parametrize("dialect", [RFC_V1, RFC_V2])

@@ -13,7 +13,7 @@ MAPPED = {AreaState.OFFERED, AreaState.HANDED_OVER, AreaState.KEPT}
 
 
 def play(dialect, *events):
-    ring = Handover(dialect)
+    ring = Handover(dialect, now=0)
     told = [ring.apply(event, now=number) for number, event in enumerate(events)]
     return ring, told
 
@@ -51,8 +51,8 @@ def test_what_was_refused_is_not_taken_back():
 
 @given(st.lists(st.sampled_from(AreaEvent)), st.sampled_from([CURRENT, RFC_V1, RFC_V2]))
 def test_in_any_order_of_events(events, dialect):
-    ring = Handover(dialect)
-    last_end = -PAUSE_SECONDS
+    ring = Handover(dialect, now=0)
+    last_end = 0
     for now, event in enumerate(events):
         before, number = ring.state, ring.number
         told = ring.apply(event, now)
