@@ -1,8 +1,9 @@
 """The seam between a session and whatever moves the guest's buffers.
 
-A datapath serves the rings of one device: in software (`vhostuser.datapath.software`), later on an
-accelerator or by relaying to one. The session speaks to all of them through `Datapath`; news comes
-back through `DatapathEvents`, which the server injects, so that imports never point up.
+A datapath serves the rings of one device: in software (`vhostuser.datapath.software`), or by
+handing them to an `Accelerator` (`vhostuser.datapath.passthrough`). The session speaks to all of
+them through `Datapath`; news comes back through `DatapathEvents`, which the server injects, so that
+imports never point up.
 
 Every method is async: mapping, pinning or programming a device may take long and must not stop
 other connections. Stopping is shielded from cancellation by the implementations.
@@ -14,6 +15,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from vhostuser.datapath.accelerator import Accelerator  # the other half of the seam
+
 if TYPE_CHECKING:
     from protocol.vhost_user import Uva
     from protocol.virtio import VirtioFeatures
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from vhostuser.virtqueue import Fault, RingState
 
 __all__ = [
+    "Accelerator",
     "Capabilities",
     "Datapath",
     "DatapathEvents",
