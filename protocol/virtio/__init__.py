@@ -18,7 +18,6 @@ from protocol.virtio.blk import (
 from protocol.virtio.features import VirtioFeature, VirtioFeatures
 from protocol.virtio.net import (
     NET_CONFIG_SIZE,
-    NET_FRAME_SIZES,
     NET_HEADER_SIZE,
     NetConfig,
     NetFeature,
@@ -63,7 +62,6 @@ __all__ = [
     "DESCRIPTOR_SIZE",
     "MAX_RING_SIZE",
     "NET_CONFIG_SIZE",
-    "NET_FRAME_SIZES",
     "NET_HEADER_SIZE",
     "AvailFlags",
     "BlkConfig",

@@ -17,7 +17,6 @@ from protocol.masks import complement
 
 __all__ = [
     "NET_CONFIG_SIZE",
-    "NET_FRAME_SIZES",
     "NET_HEADER_SIZE",
     "NetConfig",
     "NetFeature",
@@ -30,8 +29,6 @@ NET_HEADER_SIZE = 12
 """Bytes before each frame; a legacy device that does not merge buffers has two fewer."""
 NET_CONFIG_SIZE = 17
 """Bytes of the configuration space up to the duplex field."""
-NET_FRAME_SIZES = range(14, 65551)
-"""Bytes that a frame may have, without its header."""
 
 
 class NetFeature(enum.Enum):
