@@ -28,18 +28,18 @@ async def kicked_in_vain(datapath: Datapath) -> int | None:
         datapath: of the session that begins now.
 
     Returns:
-        The ring, or None as soon as requests are served, or where none are counted: what an
+        The ring, or None as soon as requests are served, or at once where none are counted: what an
         accelerator serves is its own business, and whoever passes rings to it can sleep for ever.
         Cancellable.
     """
-    begin = datapath.statistics()
-    while True:
+    now = begin = datapath.statistics()
+    while any(ring.counted for ring in now):
         await trio.sleep(_SECONDS)
-        rings = tuple(zip(begin, datapath.statistics(), strict=True))
-        if not any(after.counted for _, after in rings):
-            return None
+        now = datapath.statistics()
+        rings = tuple(zip(begin, now, strict=True))
         if any(after.requests > before.requests for before, after in rings):
             return None
         for index, (before, after) in enumerate(rings):
             if after.counted and after.kicks - before.kicks > _OWN_KICKS:
                 return index
+    return None
