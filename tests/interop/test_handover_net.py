@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from guest_rig import checks, script
-from handover_rig import NetGuest, boot, kicks, monitor_of, tell, wait_for_areas
+from handover_rig import NetGuest, boot, kicks, monitor_of, rest, switches, tell, wait_for_areas
 from parts.require import require
 
 from vhostuser.testing.guest import GuestFiles
@@ -48,10 +48,11 @@ def test_what_one_device_sends_arrives_at_the_other(
         machine.wait_for("PAUSE started")
         wait_for_areas(handed, "handed over")
         wait_for_areas(relayed, "refused")
-        before = kicks(handed)
         _, sent_before = kicks(relayed)
+        before, asleep = kicks(handed), rest(handed)
         machine.go_on()
         machine.wait_for("PAUSE done")
+        assert switches(handed).items() <= asleep.items(), "our process slept all the time"
         assert kicks(handed) == before
         _, sent = kicks(relayed)
         assert sent > sent_before
