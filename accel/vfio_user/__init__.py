@@ -1,5 +1,6 @@
 """vfio-user: devices of other processes by a UNIX socket, and our own for other processes."""
 
+from accel.vfio_user.blocking import BlockingClient
 from accel.vfio_user.client import VfioUserClient, connect, over
 from accel.vfio_user.device import VfioUserDevice, open_device, open_over
 from accel.vfio_user.driver import open_accelerator
@@ -15,6 +16,7 @@ from accel.vfio_user.server import serve, serve_connection
 
 __all__ = [
     "MSIX_IRQ",
+    "BlockingClient",
     "ClientMemory",
     "DmaRange",
     "EmulatedDevice",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from protocol.vfio_user import Connection, Event, Outgoing
     from vhostuser.fds import OwnedFd
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "refusal"]
 
 _log = logging.getLogger(__name__)
 _READ_SIZE = 64 << 10
@@ -192,7 +192,7 @@ class Channel:
         if reply is None:
             raise AcceleratorError(self.ended or "the connection is over", errno.ENODEV)
         if reply.error is not None:
-            raise _refusal(self._peer, name, reply.error)
+            raise refusal(self._peer, name, reply.error)
         return reply
 
     async def post(self, message: Message) -> None:
@@ -309,7 +309,14 @@ class Channel:
         self._socket.close()
 
 
-def _refusal(peer: str, name: str, number: int) -> AcceleratorError:
+def refusal(peer: str, name: str, number: int) -> AcceleratorError:
+    """Say that a peer refused a command.
+
+    Args:
+        peer: who, for people.
+        name: of the command.
+        number: the errno that it gave; 0: none.
+    """
     if not number:
         return AcceleratorError(f"{peer} refused {name} without a reason")
     return AcceleratorError(f"{peer} refused {name}: {os.strerror(number)}", number)

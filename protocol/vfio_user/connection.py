@@ -242,6 +242,14 @@ class Connection:
             max_msg_fds=self.negotiated.max_msg_fds,
         )
 
+    def next_id(self) -> int:
+        """Return the id that the next request will get.
+
+        A thread that makes the messages of every access itself (see `hot`) gives them this id, so
+        that `request`, called afterwards, makes the same message and `receive` knows its answer.
+        """
+        return self._outstanding.next()
+
     def forget(self, number: int) -> None:
         """Wait no more for the answer to one of our requests: drop it when it comes.
 

@@ -15,7 +15,9 @@ __all__ = [
     "REGION",
     "REGION_MESSAGE",
     "pack_region_read",
+    "pack_region_read_answer",
     "pack_region_write",
+    "pack_region_write_answer",
 ]
 
 HEADER = struct.Struct("=HHIII")
@@ -32,6 +34,7 @@ REGION_MESSAGE = struct.Struct("=HHIIIQII")
 
 _REGION_READ = 9
 _REGION_WRITE = 10
+_REPLY = 0x1
 _NO_REPLY = 0x10
 
 
@@ -46,6 +49,12 @@ def pack_region_read(number: int, region: int, offset: int, count: int) -> bytes
     """
     size = REGION_MESSAGE.size
     return REGION_MESSAGE.pack(number, _REGION_READ, size, 0, 0, offset, region, count)
+
+
+def pack_region_read_answer(number: int, region: int, offset: int, count: int) -> bytes:
+    """Return how the answer to that REGION_READ begins: all but the `count` bytes of data."""
+    size = REGION_MESSAGE.size + count
+    return REGION_MESSAGE.pack(number, _REGION_READ, size, _REPLY, 0, offset, region, count)
 
 
 def pack_region_write(
@@ -65,3 +74,9 @@ def pack_region_write(
     flags = _NO_REPLY if posted else 0
     head = REGION_MESSAGE.pack(number, _REGION_WRITE, size, flags, 0, offset, region, count)
     return head + data
+
+
+def pack_region_write_answer(number: int, region: int, offset: int, count: int) -> bytes:
+    """Return the whole answer to a REGION_WRITE of `count` bytes."""
+    size = REGION_MESSAGE.size
+    return REGION_MESSAGE.pack(number, _REGION_WRITE, size, _REPLY, 0, offset, region, count)

@@ -39,6 +39,13 @@ class Outstanding:
         """Number of requests that wait for their answer."""
         return self._waiting
 
+    def next(self) -> int:
+        """Return the id that the next request will get."""
+        number = self._next
+        while number in self._pending:
+            number = (number + 1) % _IDS
+        return number
+
     def add(self, pending: Pending | None) -> int:
         """Give a request its id.
 
@@ -54,9 +61,7 @@ class Outstanding:
                 field="id",
                 value=len(self._pending),
             )
-        number = self._next
-        while number in self._pending:
-            number = (number + 1) % _IDS
+        number = self.next()
         self._next = (number + 1) % _IDS
         self._posted[number] = pending is None
         if pending is not None:
