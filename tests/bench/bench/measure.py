@@ -13,7 +13,8 @@ from .control import query_rings
 from .errors import RunFailedError
 from .gate import state_of
 from .hand_over import measure_hand_over
-from .model import Run, run_state
+from .model import Run, load_figures, run_state
+from .round_trip import measure_round_trip
 from .rows import Backend, Client, Store
 from .serve import DISK_BYTES, serving
 
@@ -52,33 +53,13 @@ def client_command(bench: Bench, load: Load, served: Served) -> list[str]:
     return command + [flag for flag, wanted in flags.items() if wanted]
 
 
-def _figures(command: list[str], what: str) -> dict[str, float]:
-    """Run a load generator; return the JSON that it printed.
-
-    Raises:
-        RunFailedError: it failed, hung, or completed nothing.
-    """
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RunFailedError(f"{what}: no end after {_PATIENCE_SECONDS:.0f} s") from error
-    if done.returncode:
-        raise RunFailedError(f"{what}: status {done.returncode}: {done.stderr.strip()}")
-    figures: dict[str, float] = json.loads(done.stdout)
-    if figures["errors"] or not figures["rate"] > 0:
-        raise RunFailedError(f"{what}: {figures}")
-    return figures
-
-
 def client_figures(bench: Bench, load: Load, served: Served) -> dict[str, float]:
     """Put `load` on a back-end and return what the client says of it.
 
     Raises:
         RunFailedError: the client failed, or nothing was completed.
     """
-    return _figures(client_command(bench, load, served), "client")
+    return load_figures(client_command(bench, load, served), "client")
 
 
 def measure(bench: Bench, contestant: Contestant) -> Run:
@@ -92,13 +73,15 @@ def measure(bench: Bench, contestant: Contestant) -> Run:
         return _measure_raw(bench, contestant)
     if contestant.backend in {Backend.PASSED, Backend.RELAYED, Backend.STRAIGHT}:
         return measure_hand_over(bench, contestant)
+    if contestant.backend in {Backend.ECHO, Backend.DEVICE}:
+        return measure_round_trip(bench, contestant)
     load = contestant.load
     with serving(contestant, bench.programs, bench.ours, bench.place) as served:
         before = bench.gate.before()
         if bench.place.fifo:
             served.first()
         cpu, switches, start = served.cpu_seconds(), served.context_switches(), time.monotonic()
-        figures = _figures(client_command(bench, load, served), contestant.name)
+        figures = load_figures(client_command(bench, load, served), contestant.name)
         elapsed, used = time.monotonic() - start, served.cpu_seconds() - cpu
         switched = served.context_switches() - switches
         after = bench.gate.probe()

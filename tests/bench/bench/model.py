@@ -1,10 +1,13 @@
-"""What a run is made of and what it gives: data, shared by all that measures."""
+"""What a run is made of and what it gives: shared by all that measures."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from .errors import RunFailedError
 from .gate import State, state_of
 from .rows import Metric, Store
 
@@ -16,8 +19,9 @@ if TYPE_CHECKING:
     from .rows import Load
     from .serve import Ours, Place
 
-__all__ = ["Bench", "Run", "run_state"]
+__all__ = ["Bench", "Run", "load_figures", "run_state"]
 
+_PATIENCE_SECONDS = 30.0
 _UNDISTURBED_CPU = 0.9
 _BESIDE_INTERRUPTS_CPU = 0.5
 """What a client that polls has of its processor, at least, unless somebody else takes it."""
@@ -85,3 +89,35 @@ def run_state(load: Load, client_cpu: float, before: float, after: float) -> Sta
     if load.poll and client_cpu < enough:
         return State.DISTURBED
     return state_of(before, after)
+
+
+def load_figures(
+    command: list[str], what: str, *, environment: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """Run a load generator; return the JSON that it printed.
+
+    Args:
+        command: the generator.
+        what: is measured, for people.
+        environment: its environment; None: as ours.
+
+    Raises:
+        RunFailedError: it failed, hung, or completed nothing.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE_SECONDS,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunFailedError(f"{what}: no end after {_PATIENCE_SECONDS:.0f} s") from error
+    if done.returncode:
+        raise RunFailedError(f"{what}: status {done.returncode}: {done.stderr.strip()}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    if figures["errors"] or not figures["rate"] > 0:
+        raise RunFailedError(f"{what}: {figures}")
+    return figures

@@ -35,6 +35,8 @@ class Programs:
     ideal: Path
     drive: Path
     relay_load: Path
+    echo: Path
+    echo_load: Path
     peer: Path
     fio: Path
 
@@ -100,6 +102,8 @@ def build() -> Programs:
             str(library),
         ),
         ideal=_compile("ideal", ("ideal.c", "wire.c", "load.c")),
+        echo=_compile("echo", ("echo.c", "load.c")),
+        echo_load=_compile("echo_load", ("echo_load.c", "load.c")),
         relay_load=_compile(
             "relay_load", ("relay_load.c", "load.c"), f"-I{native}/include", str(library)
         ),

@@ -31,6 +31,8 @@ class Backend(enum.Enum):
     PASSED = "vhostuser accel, doorbells handed over"
     RELAYED = "vhostuser accel, doorbells relayed"
     STRAIGHT = "the simulated device, without a back-end"
+    DEVICE = "registers of the simulated device"
+    ECHO = "echo in C"
 
 
 class Client(enum.Enum):
@@ -38,6 +40,9 @@ class Client(enum.Enum):
 
     LIBBLKIO = "blk_load"
     RING = "ring_load"
+    C = "echo_load"
+    BLOCKING = "blocking"
+    TRIO = "trio"
 
 
 class Metric(enum.Enum):
@@ -65,6 +70,7 @@ class Load:
         indirect: one indirect descriptor a request.
         seconds: measuring time of a run.
         least: requests of a run, however long they take; of hand-overs only.
+        together: whether both ends have the back-end's processor; of round trips only.
     """
 
     store: Store = Store.NULL
@@ -79,6 +85,7 @@ class Load:
     indirect: bool = False
     seconds: float = 0.5
     least: int = 0
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +360,33 @@ def _hand_over_rows() -> list[Row]:
     return rows
 
 
+def _round_trip_rows() -> list[Row]:
+    """A bar holds the client alone: the other end is the same for both."""
+    rows = []
+    for together in (False, True):
+        load = Load(poll=False, together=together)
+        kinds = {"C": Client.C, "blocking client": Client.BLOCKING, "trio client": Client.TRIO}
+        servers = {"C": Backend.ECHO, "our device": Backend.DEVICE}
+        contestants = [
+            Contestant(name=f"{client}, {server}", backend=backend, load=replace(load, client=kind))
+            for server, backend in servers.items()
+            for client, kind in kinds.items()
+        ]
+        where = "on one processor" if together else "on two processors"
+        rows.append(
+            Row(
+                name=f"vfio-user-{'together' if together else 'apart'}",
+                group="vfio-user",
+                title=f"read 4 bytes of a register over vfio-user, {where}",
+                contestants=tuple(contestants),
+                bars=(Bar(of="blocking client, C", over=("C, C",), most=1.3, metric=Metric.P50),),
+                gated=False,
+                metric=Metric.P50,
+            )
+        )
+    return rows
+
+
 ROWS: tuple[Row, ...] = (
     *_null_rows(),
     *_file_rows(
@@ -367,5 +401,6 @@ ROWS: tuple[Row, ...] = (
     *_ring_rows(),
     _disk_row(),
     *_hand_over_rows(),
+    *_round_trip_rows(),
 )
 """All rows, in the order in which they are measured and published."""
