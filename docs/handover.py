@@ -18,7 +18,7 @@ from protocol.virtio import VirtioFeature, VirtioFeatures
 from vhostuser.errors import RequestError
 from vhostuser.fds import OwnedFd
 from vhostuser.frontend.area_map import map_pages
-from vhostuser.frontend.area_rules import MAX_AREA, hand_over_features, require_area
+from vhostuser.frontend.area_rules import MAX_AREA, require_area
 from vhostuser.frontend.groups import identify_group
 from vhostuser.frontend.hand_over import HandOver, Host
 
@@ -306,7 +306,7 @@ def in_words(message: v.Message) -> str:
 
 def connection(dialect: v.Dialect, role: v.Role) -> v.Connection:
     """Return one end of a channel on which everything needed was negotiated."""
-    needed = hand_over_features(dialect) | v.ProtocolFeatures.BACKEND_REQ
+    needed = dialect.hand_over_features | v.ProtocolFeatures.BACKEND_REQ
     negotiated = v.Negotiated(VirtioFeatures.VERSION_1, needed | v.ProtocolFeatures.REPLY_ACK)
     return v.Connection(role, v.Channel.BACK_END, dialect=dialect, negotiated=negotiated)
 

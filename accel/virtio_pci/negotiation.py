@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from accel.virtio_pci.structure import eventually
-from protocol.virtio import VirtioFeatures
+from protocol.virtio import OF_THE_BUS, VirtioFeatures
 from protocol.virtio.pci import FEATURE_WORDS, CommonRegister, DeviceStatus
 from vhostuser.errors import AcceleratorError
 
@@ -23,17 +23,7 @@ __all__ = ["Negotiation"]
 
 _log = logging.getLogger(__name__)
 
-_NOT_FOR_GUESTS = (
-    VirtioFeatures.LOG_ALL
-    | VirtioFeatures.PROTOCOL_FEATURES
-    | VirtioFeatures.ACCESS_PLATFORM
-    | VirtioFeatures.SR_IOV
-    | VirtioFeatures.NOTIFICATION_DATA
-    | VirtioFeatures.NOTIF_CONFIG_DATA
-    | VirtioFeatures.RING_RESET
-    | VirtioFeatures(1 << 41)  # an administration queue is the host's, not a guest's
-)
-"""What is between the device and whoever drives it here: its memory, doorbells, queues."""
+_NOT_FOR_GUESTS = OF_THE_BUS | VirtioFeatures.LOG_ALL | VirtioFeatures.PROTOCOL_FEATURES
 _DRIVER = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
 
 
@@ -97,7 +87,7 @@ class Negotiation:
         _log.warning("%s ignores a reset of its status; resetting the function", self.name)
         await self._device.reset()
         if not await eventually(self._is_reset, self.patience):
-            raise AcceleratorError(f"{self.name} cannot be reset")
+            raise AcceleratorError(f"{self.name} cannot be reset", number=errno.ETIMEDOUT)
 
     async def _is_reset(self) -> bool:
         return await self._common.status() == 0

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, final
 
 from protocol.vhost_user import formats as f
 from protocol.vhost_user import messages as m
-from protocol.vhost_user.features import ProtocolFeature, Rfc1Feature, Rfc2Feature
+from protocol.vhost_user.features import (
+    ProtocolFeature,
+    ProtocolFeatures,
+    Rfc1Feature,
+    Rfc2Feature,
+)
 from protocol.vhost_user.rows import Channel, MessageRow
 from protocol.vhost_user.table import BACK_END_ROWS, FRONT_END_ROWS
 from protocol.virtio.features import VirtioFeature
@@ -66,6 +71,13 @@ class Dialect:
 
     def __repr__(self) -> str:
         return f"Dialect({self.name!r})"
+
+    @property
+    def hand_over_features(self) -> ProtocolFeatures:
+        """The protocol features by which a back-end may hand over notify areas."""
+        if self.feature is not None:
+            return ProtocolFeatures(1 << self.feature.value)
+        return ProtocolFeatures.BACKEND_SEND_FD | ProtocolFeatures.HOST_NOTIFIER
 
     def row(self, channel: Channel, number: int) -> MessageRow | None:
         """Return the row of a number on a channel, None for an unknown number."""

@@ -15,7 +15,7 @@ from protocol.virtio.blk import (
     BlkSegment,
     BlkStatus,
 )
-from protocol.virtio.features import VirtioFeature, VirtioFeatures
+from protocol.virtio.features import OF_THE_BUS, VirtioFeature, VirtioFeatures
 from protocol.virtio.net import (
     NET_CONFIG_SIZE,
     NET_HEADER_SIZE,
@@ -63,6 +63,7 @@ __all__ = [
     "MAX_RING_SIZE",
     "NET_CONFIG_SIZE",
     "NET_HEADER_SIZE",
+    "OF_THE_BUS",
     "AvailFlags",
     "BlkConfig",
     "BlkFeature",

@@ -12,7 +12,7 @@ import enum
 
 from protocol.masks import complement
 
-__all__ = ["VirtioFeature", "VirtioFeatures"]
+__all__ = ["OF_THE_BUS", "VirtioFeature", "VirtioFeatures"]
 
 
 class VirtioFeature(enum.Enum):
@@ -37,6 +37,8 @@ class VirtioFeature(enum.Enum):
     NOTIFICATION_DATA = 38
     NOTIF_CONFIG_DATA = 39
     RING_RESET = 40
+    ADMIN_VQ = 41
+    """Virtio 1.3: the device has administration queues, which are the host's."""
 
     @property
     def mask(self) -> VirtioFeatures:
@@ -64,3 +66,16 @@ class VirtioFeatures(enum.IntFlag, boundary=enum.KEEP):
     NOTIFICATION_DATA = 1 << VirtioFeature.NOTIFICATION_DATA.value
     NOTIF_CONFIG_DATA = 1 << VirtioFeature.NOTIF_CONFIG_DATA.value
     RING_RESET = 1 << VirtioFeature.RING_RESET.value
+    ADMIN_VQ = 1 << VirtioFeature.ADMIN_VQ.value
+
+
+OF_THE_BUS = (
+    VirtioFeatures.ACCESS_PLATFORM
+    | VirtioFeatures.SR_IOV
+    | VirtioFeatures.NOTIFICATION_DATA
+    | VirtioFeatures.NOTIF_CONFIG_DATA
+    | VirtioFeatures.RING_RESET
+    | VirtioFeatures.ADMIN_VQ
+)
+"""What is between a device and whoever drives it on its bus: its way to memory, its doorbells, its
+queues. Nobody behind a relayed or handed-over ring negotiates any of it."""

@@ -49,7 +49,6 @@ from vhostuser.frontend import (
     MessageChannel,
     Order,
     RegionLayout,
-    hand_over_features,
 )
 from vhostuser.testing import NEED_REPLY, VERSION, RawFrontend, held
 
@@ -247,7 +246,7 @@ async def handing_over(
     before = held()
     with GuestMemory([RegionLayout(gpa=GPA, size=1 << 20)]) as memory:
         async with scripted(memory, dialect=dialect, host=host) as (client, backend):
-            backend.protocol_features |= hand_over_features(dialect)
+            backend.protocol_features |= dialect.hand_over_features
             await client.negotiate(features=features, queues=queues)
             for index in range(queues):
                 client.setup_queue(index, num=8)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from protocol.vhost_user import CURRENT, ProtocolFeatures
-from protocol.virtio import VirtioFeatures
+from protocol.virtio import OF_THE_BUS, VirtioFeatures
 from vhostuser.datapath import PassthroughDatapath, Software
 from vhostuser.devices.base import DeviceProfile
 
@@ -28,15 +28,6 @@ _KINDS = {1: "net", 2: "block", 3: "console", 4: "rng", 5: "balloon", 8: "scsi",
 _NET, _BLOCK = 1, 2
 _SECTOR = 512
 _NET_QUEUES = 2
-_ADMIN_VQ = 1 << 41
-_OF_THE_BUS = (
-    VirtioFeatures.ACCESS_PLATFORM
-    | VirtioFeatures.SR_IOV
-    | VirtioFeatures.NOTIFICATION_DATA
-    | VirtioFeatures.NOTIF_CONFIG_DATA
-    | VirtioFeatures.RING_RESET
-    | VirtioFeatures(_ADMIN_VQ)
-)
 _NET_CONTROL = VirtioFeatures(
     sum(1 << bit for bit in (2, 17, 18, 19, 20, 21, 22, 23, 52, 53, 57, 60))
 )
@@ -100,7 +91,7 @@ class AcceleratedDevice:
         """
         profile = _profile(accelerator, software)
         if hand_over:
-            protocol = profile.protocol_features | _hand_over_features(dialect)
+            protocol = profile.protocol_features | dialect.hand_over_features
             profile = replace(profile, protocol_features=protocol)
         below = None
         if software is not None:
@@ -136,7 +127,7 @@ class AcceleratedDevice:
 def _profile(accelerator: Accelerator, software: Device | None) -> DeviceProfile:
     """What a front-end is offered of a device."""
     identity = accelerator.identity
-    features = accelerator.features & ~_OF_THE_BUS
+    features = accelerator.features & ~OF_THE_BUS
     queues = len(accelerator.queue_sizes)
     if identity.device_id == _NET:
         features &= ~_NET_CONTROL
@@ -151,10 +142,3 @@ def _profile(accelerator: Accelerator, software: Device | None) -> DeviceProfile
         features=features | VirtioFeatures.PROTOCOL_FEATURES,
         protocol_features=_PROTOCOL_FEATURES,
     )
-
-
-def _hand_over_features(dialect: Dialect) -> ProtocolFeatures:
-    """What must be negotiated before an area can be offered."""
-    if dialect.feature is not None:
-        return ProtocolFeatures(1 << dialect.feature.value)
-    return ProtocolFeatures.BACKEND_SEND_FD | ProtocolFeatures.HOST_NOTIFIER

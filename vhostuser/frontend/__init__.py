@@ -1,6 +1,6 @@
 """The driver's side of vhost-user: client, memory, queues, notify areas, block driver."""
 
-from vhostuser.frontend.area_rules import MAX_AREA, hand_over_features
+from vhostuser.frontend.area_rules import MAX_AREA
 from vhostuser.frontend.areas import AreaState, NotifyAreas
 from vhostuser.frontend.blk import BLK_DRIVER_FEATURES, BlockDriver, BlockResult
 from vhostuser.frontend.channel import MessageChannel
@@ -53,6 +53,5 @@ __all__ = [
     "RingError",
     "Step",
     "VfioGroups",
-    "hand_over_features",
     "identify_group",
 ]

@@ -9,29 +9,17 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user import ProtocolFeatures
 from vhostuser.errors import RequestError
 
 if TYPE_CHECKING:
-    from protocol.vhost_user import Dialect, VringHostNotifier, VringNotifyArea
+    from protocol.vhost_user import VringHostNotifier, VringNotifyArea
 
-__all__ = ["MAX_AREA", "hand_over_features", "require_area"]
+__all__ = ["MAX_AREA", "require_area"]
 
 MAX_AREA = 1 << 20
 """Bytes of the largest area: 16 pages where pages are largest. A doorbell needs one."""
 
 _FILE_OFFSETS = 1 << 63
-
-
-def hand_over_features(dialect: Dialect) -> ProtocolFeatures:
-    """Return the protocol features by which a back-end may hand over notify areas.
-
-    Args:
-        dialect: version of the protocol.
-    """
-    if dialect.feature is not None:
-        return ProtocolFeatures(1 << dialect.feature.value)
-    return ProtocolFeatures.BACKEND_SEND_FD | ProtocolFeatures.HOST_NOTIFIER
 
 
 def require_area(message: VringHostNotifier | VringNotifyArea, page_size: int) -> None:

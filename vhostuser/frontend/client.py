@@ -29,7 +29,6 @@ from protocol.vhost_user import (
 )
 from protocol.virtio import VirtioFeatures
 from vhostuser.frontend.area_map import identify_file
-from vhostuser.frontend.area_rules import hand_over_features
 from vhostuser.frontend.background import background
 from vhostuser.frontend.channel import MessageChannel
 from vhostuser.frontend.errors import FrontendError, RequestRefusedError
@@ -283,7 +282,7 @@ class FrontendClient:
             FrontendError, ProtocolError: as `request`.
         """
         if protocol_features is None:
-            protocol_features = PROTOCOL_FEATURES | hand_over_features(self.connection.dialect)
+            protocol_features = PROTOCOL_FEATURES | self.connection.dialect.hand_over_features
         self.wanted, self.wanted_protocol = features, protocol_features
         # SET_FEATURES may come as late as `start`, but what it will say is known.
         await self._play(self.order.connect, range(queues))

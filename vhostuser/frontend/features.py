@@ -1,6 +1,6 @@
 """The features that this front-end takes where nothing else is asked for.
 
-Those of a device type stand with its driver, those of a hand-over in `area_rules`.
+Those of a device type stand with its driver, those of a hand-over with its dialect.
 """
 
 from protocol.vhost_user import ProtocolFeatures

@@ -26,7 +26,6 @@ from vhostuser.frontend import (
     Host,
     RegionLayout,
     RequestRefusedError,
-    hand_over_features,
 )
 from vhostuser.frontend.memory import GuestRegion
 
@@ -346,9 +345,9 @@ async def test_a_replaced_queue_rings_the_area_that_its_number_has(
 
 
 async def test_the_bits_to_negotiate_are_the_dialects() -> None:
-    assert int(hand_over_features(CURRENT)) == 1 << 10 | 1 << 11
-    assert int(hand_over_features(RFC_V2)) == 1 << 8
-    assert int(hand_over_features(RFC_V1)) == 1 << 7
+    assert int(CURRENT.hand_over_features) == 1 << 10 | 1 << 11
+    assert int(RFC_V2.hand_over_features) == 1 << 8
+    assert int(RFC_V1.hand_over_features) == 1 << 7
 
 
 async def test_nothing_is_taken_that_was_not_negotiated(
@@ -370,7 +369,7 @@ async def test_a_stop_that_is_refused_leaves_kicks_with_the_kick_fd(
     join: Any, memory: Any, make_memfd: Callable[..., OwnedFd]
 ) -> None:
     async with join(memory) as (client, backend):
-        backend.protocol_features |= hand_over_features(CURRENT)
+        backend.protocol_features |= CURRENT.hand_over_features
         await client.negotiate()
         client.setup_queue(0, num=8)
         await client.start()

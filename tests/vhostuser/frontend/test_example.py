@@ -10,7 +10,6 @@ import pytest
 import trio
 
 from protocol.vhost_user import CURRENT, Negotiated, ProtocolFeatures
-from vhostuser.frontend import hand_over_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +31,7 @@ def sample() -> Any:
 async def test_the_sample_hands_a_page_over_and_sees_every_kick_there(
     sample: Any, handing: Callable[..., Any]
 ) -> None:
-    needed = hand_over_features(CURRENT) | ProtocolFeatures.BACKEND_REQ | ProtocolFeatures.REPLY_ACK
+    needed = CURRENT.hand_over_features | ProtocolFeatures.BACKEND_REQ | ProtocolFeatures.REPLY_ACK
     async with handing() as (client, backend):
         with sample.new_doorbell() as page:
             channel = backend.socket()
