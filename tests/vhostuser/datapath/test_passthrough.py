@@ -121,7 +121,7 @@ async def test_a_device_that_dies_breaks_its_rings_and_takes_its_areas_back(tmp_
             await client.areas.wait_mapped(0)
             accelerator.say(AcceleratorNews.FAILED)
             with pytest.raises(RingError, match="broken"):
-                await random_bytes(client)
+                await until_broken(client)
             while client.areas.shown():
                 await trio.lowlevel.checkpoint()
             assert server.connection.session.state.needs_reset
