@@ -57,6 +57,12 @@ class Attack:
         assert len(fds) == 1
         await stream.receive(24, begun=True)
 
+    async def taken_back(self) -> None:
+        """Read that the area ends."""
+        stream = MessageStream(self.sock, seconds=PATIENCE)
+        data, _ = await stream.receive(36, begun=False)
+        assert struct.unpack("=IIIQ", data[:20]) == (AREA, 0x9, 24, 0x100)
+
     async def say(self, data: bytes, fds: list[OwnedFd] | None = None) -> None:
         """Send bytes on the back-end channel, if it is still there."""
         numbers = [struct.pack("=i", fd.fileno()) for fd in fds or []]
@@ -145,9 +151,11 @@ async def answers_too_late(attack: Attack) -> None:
 
 
 async def answers_after_the_stop(attack: Attack) -> None:
-    """A ring that is stopped takes no area, whatever is said about it later."""
+    """A ring that is stopped takes no area, and what it took all the same is taken back."""
     await attack.offered()
     await attack.client.stop()
+    await attack.say(answer())
+    await attack.taken_back()
     await attack.say(answer())
     attack.client.setup_queue(0, num=64)
     await attack.client.start()

@@ -165,7 +165,11 @@ class Accelerator(abc.ABC):
     async def reset(self) -> None:
         """Stop every queue and forget them; when this returns the device touches no memory.
 
-        Not cancellable. Raises OSError when the device is gone: it touches nothing then, either.
+        Not cancellable.
+
+        Raises:
+            OSError: the device is gone: it touches nothing then, either. Or, with ETIMEDOUT, it
+                does not do it, and what it touches is not known.
         """
 
     @abc.abstractmethod

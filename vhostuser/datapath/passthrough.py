@@ -418,7 +418,8 @@ class PassthroughDatapath:
         try:
             await self._accelerator.reset()
         except OSError as error:
-            return "" if error.errno == errno.ENODEV else error.strerror or str(error)
+            if error.errno == errno.ETIMEDOUT:
+                return error.strerror or str(error)
         return ""
 
     async def _take_over(self, ring: PassedRing, still: str) -> None:

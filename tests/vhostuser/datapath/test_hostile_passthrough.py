@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from passed_rig import (
 from protocol.vhost_user import ProtocolFeatures, SetMemTable, SetVringEnable
 from protocol.virtio import VirtioFeatures
 from vhostuser.datapath import AcceleratorNews, passthrough
+from vhostuser.errors import AcceleratorError
 from vhostuser.frontend import PROTOCOL_FEATURES, QEMU, RequestRefusedError, RingError
 from vhostuser.session import AreaState
 from vhostuser.testing import FakeDatapath, FakeDevice, fake_profile
@@ -59,6 +61,11 @@ def software():
 def calls(device):
     """What a software was asked to do with rings."""
     return [call[0] for call in device.datapath.calls if call[0].endswith("_queue")]
+
+
+async def never():
+    """Reset a device that does not answer."""
+    raise AcceleratorError("it does not answer", errno.ETIMEDOUT)
 
 
 async def a_moment():
@@ -208,7 +215,7 @@ async def test_the_software_leaves_alone_what_a_device_may_still_work_on(tmp_pat
     beside = software()
     with entropy() as accelerator:
         async with served(tmp_path, accelerator, software=beside), started(tmp_path) as client:
-            accelerator.refuse["reset"] = "it does not answer"
+            accelerator.reset = never
             accelerator.say(AcceleratorNews.FAILED)
             with pytest.raises(RingError, match="broken"):
                 await until_broken(client)
