@@ -137,7 +137,7 @@ async def check_an_eventfd_stands_for_a_write():
         with fd:
             os.eventfd_write(fd.fileno(), 1)
             # A register tells nobody that it has changed.
-            while await device.read(_COMMON, _QUEUE_SELECT, 2) != 1:  # noqa: ASYNC110
+            while await device.read(_COMMON, _QUEUE_SELECT, 2) != 1:  # noqa: ASYNC110 - a register
                 await trio.sleep(0.001)
 
 
