@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from protocol.virtio.pci import (
     MsixCapability,
     QueueStateCapability,
     QueueStateRegister,
+    QueueStatus,
     StructureCapability,
     VirtioFunction,
     build_capabilities,
@@ -30,6 +33,7 @@ from protocol.virtio.pci import (
     walk_capabilities,
 )
 
+PAGE = Path(__file__).parents[3] / "docs/reference/simulator.md"
 U8, U16, U32 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32))
 
 COMMON_FIELDS = {
@@ -320,3 +324,31 @@ def test_a_packed_position_has_its_wrap_counter_in_bit_15(
 def test_what_no_ring_can_have_is_no_position(index: int, packed: bool) -> None:
     with pytest.raises(ValueError, match=f"no ring has a position {index}"):
         encode_position(index, wrap=True, packed=packed)
+
+
+def test_the_page_shows_the_queue_state_structure_and_its_capability() -> None:
+    text = PAGE.read_text(encoding="utf-8").partition("## Queue state")[2].partition("\n## ")[0]
+    for row in QueueStateRegister:
+        place = row.value
+        assert f"| {row.name.lower()} | {place.offset} | {place.width} |" in text
+    built = QueueStateCapability(bar=4, offset=0x3000, size=QUEUE_STATE_SIZE).build()
+    rows = re.findall(r"^\| (\d+) \| (\d) \| (\w+) \| ([^|]+) \|$", text, re.MULTILINE)
+    assert [int(at) + int(size) for at, size, _, _ in rows] == [
+        *(int(at) for at, *_ in rows[1:]),
+        len(built),
+    ]
+    shown = {
+        name: built[int(at) : int(at) + int(size)]
+        for at, size, name, value in rows
+        if value.startswith(("0x", '"')) or value.isdecimal()
+    }
+    assert shown == {
+        "id": b"\t",
+        "length": b"\x14",
+        "type": b"\t",
+        "vendor": b"\xfe\xff",
+        "version": b"\1",
+        "magic": b"VUQS",
+    }
+    for status in QueueStatus:
+        assert f"{status.value} {status.name.lower()}" in text
