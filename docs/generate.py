@@ -245,7 +245,7 @@ def dialect_entries() -> Iterator[str]:
             f"Protocol feature {dialect.feature.value} is {dialect.feature.name}, not {gone.name}; "
             f"{', '.join(missing)} do not exist. These messages take the place of others:\n"
         )
-        yield message_table(iter(dialect.replaced)).replace("(#", "(#rfc-")
+        yield message_table(iter(dialect.replaced))
         yield from (message_entry(row) for row in dialect.replaced)
 
 
