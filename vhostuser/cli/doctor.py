@@ -20,12 +20,14 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhostuser import __version__
 from vhostuser.cli.command import Command
+from vhostuser.cli.doctor_vfio import accelerators
+from vhostuser.cli.finding import Finding
 from vhostuser.cli.install import DISCOVERY_FILE, discovery_folders
 from vhostuser.errors import UsageError
 from vhostuser.native import lib
@@ -44,23 +46,6 @@ _IO_URING_PARAMS = 120
 _ENOUGH_FILES = 4096
 _QEMU_SECONDS = 10
 _EMULATORS = ("qemu-system-x86_64", "qemu-system-aarch64", "qemu-kvm", "/usr/libexec/qemu-kvm")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        name: what was looked at.
-        status: "ok", "note" or "warn".
-        value: what is.
-        advice: what to do; empty when nothing needs to be done.
-    """
-
-    name: str
-    status: str
-    value: str
-    advice: str = ""
 
 
 def _versions() -> Iterator[Finding]:
@@ -269,6 +254,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _limits,
     _kvm,
     _qemu,
+    accelerators,
     _discovery,
 )
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from vhostuser.cli import doctor
+from vhostuser.cli.doctor_vfio import accelerators
 from vhostuser.cli.main import main
 
 
@@ -135,3 +136,55 @@ def test_an_emulator_that_does_not_start_is_a_note(tmp_path, monkeypatch):
     assert only(doctor._qemu()).value == f"{program}: an emulator"
     with contextlib.suppress(FileNotFoundError):
         program.unlink()
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host with an IOMMU, vfio-pci and two groups, of which this user may have one."""
+    for folder in ("kernel/iommu_groups/1", "kernel/iommu_groups/2", "bus/pci/drivers/vfio-pci"):
+        (tmp_path / "sys" / folder).mkdir(parents=True)
+    nodes = tmp_path / "vfio"
+    nodes.mkdir()
+    for name in ("vfio", "1", "2"):
+        (nodes / name).touch()
+    monkeypatch.setattr(os, "access", lambda path, _mode: path.name != "2")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    limits = (65536, 65536)
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: limits)
+    return tmp_path
+
+
+def seen(host):
+    return list(accelerators(host / "sys", host / "vfio"))
+
+
+def test_it_says_which_groups_of_devices_this_user_can_have(host):
+    iommu, closed, usable, pinned = seen(host)
+    assert (iommu.status, iommu.value) == ("ok", "2 groups")
+    assert closed.value == "group 2 is not for this user"
+    assert closed.advice.endswith(f"chown USER {host / 'vfio' / '2'}")
+    assert (usable.status, usable.value) == ("ok", "usable groups: 1")
+    assert (pinned.status, pinned.value) == ("note", "65536 bytes")
+    assert "LimitMEMLOCK=infinity" in pinned.advice
+
+
+@pytest.mark.parametrize(("user", "most"), [(0, 65536), (1000, resource.RLIM_INFINITY)])
+def test_it_has_nothing_to_say_of_memory_that_may_be_pinned(host, monkeypatch, user, most):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (most, most))
+    assert [finding.name for finding in seen(host)] == ["IOMMU", "VFIO", "VFIO"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "value", "advice"),
+    [
+        ("sys/kernel/iommu_groups", "none", "intel_iommu=on"),
+        ("sys/bus/pci/drivers/vfio-pci", "vfio-pci is not loaded", "modprobe vfio-pci"),
+        ("vfio", "vfio-pci has no device", "vhostuser accel list"),
+    ],
+)
+def test_it_says_what_a_host_lacks_for_accelerators(host, missing, value, advice):
+    (host / missing).rename(host / "gone")
+    found = seen(host)[-1]
+    assert (found.status, found.value) == ("note", value)
+    assert advice in found.advice
