@@ -53,6 +53,7 @@ class AreaOffers:
         now = trio.current_time()
         self._rings = [Handover(self._dialect, now) for _ in session.state.vrings]
         self._channel: BackendChannel | None = None
+        self._grouped: set[int] = set()
         self._turn = trio.Lock()
         self._open = True
 
@@ -96,6 +97,7 @@ class AreaOffers:
                     "there is lost; if the guest hangs, restart it",
                     index,
                 )
+            self._take_group_back(index)
         await self._datapath.look(index)  # for kicks that went to the area until now
 
     async def _offer(self, index: int, number: int) -> None:
@@ -151,8 +153,15 @@ class AreaOffers:
             return
         group = self._datapath.group()
         if group is not None:
+            self._grouped.add(index)
             with group:
                 await self._ask(VringVfioGroup(index=index), group)
+
+    def _take_group_back(self, index: int) -> None:
+        """Say that no device of a VFIO group serves a ring any more, where one was named."""
+        if index in self._grouped and self._channel is not None:
+            self._grouped.remove(index)
+            self._channel.post(VringVfioGroup(index=index, no_fd=True))
 
     async def _ask(self, message: Message, *fds: OwnedFd) -> bool:
         """Ask the front-end; whether it did what was asked, as far as it says."""

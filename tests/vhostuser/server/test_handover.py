@@ -43,6 +43,10 @@ class Channel:
         await trio.sleep(self.seconds)
         return self.answer
 
+    def post(self, message):
+        self.asked.append(message)
+        self.times.append(trio.current_time())
+
 
 class Areas(FakeDatapath):
     """Has an area for every ring, of the size that is asked for."""
@@ -220,6 +224,25 @@ async def test_an_area_of_the_rfc_is_offered_once_with_its_group(autojump_clock,
         VringNotifyArea(index=0, size=size, offset=size),
     ]
     assert areas.states[0] is AreaState.HANDED_OVER
+
+
+@pytest.mark.parametrize("dialect", [RFC_V1, RFC_V2])
+async def test_the_group_goes_with_the_area_of_a_device_that_is_gone(autojump_clock, dialect):
+    with OwnedFd(os.eventfd(0)) as group:
+        async with offers(dialect, Areas(vfio_group=group)) as (areas, _, channel):
+            areas.use_channel(channel)
+            for index in range(2):
+                areas.started(index)
+            await trio.sleep(1)
+            del channel.asked[:]
+            areas.end(0)
+            await trio.sleep(1)
+            areas.end(0)
+            await trio.sleep(1)
+    assert channel.asked == [
+        VringNotifyArea(index=0, no_fd=True),
+        VringVfioGroup(index=0, no_fd=True),
+    ]
 
 
 async def test_without_an_area_nothing_is_asked(autojump_clock):
