@@ -152,7 +152,7 @@ class SimulatedDevice(EmulatedDevice):
 
     async def read(self, region: int, offset: int, count: int) -> bytes:
         """Read registers. See `EmulatedDevice.read`."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return self.function.read(region, offset, count)
 
     async def write(self, region: int, offset: int, data: bytes) -> None:

@@ -81,14 +81,17 @@ class Backlog(Generic[_T]):
     async def get(self) -> _T | None:
         """Wait for the next entry, which is the caller's; None: there will be no more."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while not self._entries:
             if self._finished:
                 return None
             await self._changed.park()
+            waited = True
         entry, weight = self._entries.popleft()
         self._weight -= weight
         self._changed.unpark_all()
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        if not waited:  # else the others have run, and the peer waits
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return entry
 
     async def changed(self) -> None:

@@ -213,7 +213,8 @@ class Channel:
     async def _begin(
         self, message: Message, fds: Sequence[OwnedFd], waiting: _Waiting | None
     ) -> None:
-        async with self._writing:
+        await self._my_turn()
+        try:
             # Not made before it can be sent: it would count as one that will be answered.
             await self._writable()
             try:
@@ -229,6 +230,8 @@ class Channel:
                 self._waiting[outgoing.id] = waiting
                 self.commands.wake()
             await self._send(outgoing)
+        finally:
+            self._writing.release()
 
     def _forget(self, waiting: _Waiting) -> None:
         if waiting.id is not None and self._waiting.pop(waiting.id, None) is not None:
@@ -271,13 +274,24 @@ class Channel:
             await trio.lowlevel.checkpoint()
             return
         with trio.move_on_after(self._seconds) as scope:
-            async with self._writing:
+            await self._my_turn()
+            try:
                 await self._writable()
                 await self._send(outgoing)
+            finally:
+                self._writing.release()
         if scope.cancelled_caught:
             self._reads_nothing()
 
     # Writing
+
+    async def _my_turn(self) -> None:
+        """Wait until nobody else writes; where nobody does, let no other task run before."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self._writing.acquire_nowait()
+        except trio.WouldBlock:
+            await self._writing.acquire()
 
     async def _writable(self) -> None:
         if self.ended is not None:

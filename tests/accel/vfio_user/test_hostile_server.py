@@ -421,6 +421,7 @@ async def test_a_server_reaches_only_what_it_was_given(script, command, address,
             return header, payload
 
         script.peer.receive = note
+        await client.read(BAR, 0, 4)  # the script waits for this one already, and notes those after
         payload = struct.pack("=QQ", address, count)
         if command == 12:
             payload += b"\xff" * count
