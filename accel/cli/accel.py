@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from accel.cli.devices import DEVICE_COMMANDS
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from protocol.vhost_user import Dialect
+    from vhostuser.datapath import Accelerator
     from vhostuser.devices import SizedDevice
 
 __all__ = ["COMMAND"]
+
+_BLOCK = 2  # as virtio numbers its devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +47,25 @@ class _Accelerated:
         name: driver and address.
         dialect: of the protocol.
         hand_over: whether drivers are offered notify areas.
+        as_many: whether the software beside it shall have as many queues as the accelerator.
     """
 
     name: str
     dialect: Dialect
     hand_over: bool
+    as_many: bool
 
     @contextlib.asynccontextmanager
     async def open_device(self, config: DiskConfig) -> AsyncIterator[SizedDevice]:
         """Open the accelerator, and the software beside it where the command line names a store."""
         async with contextlib.AsyncExitStack() as stack:
+            accelerator = await stack.enter_async_context(open_accelerator(self.name))
             software = None
             if not config.built_in:
+                _refuse_other_than_disk(accelerator, self.name)
+                if self.as_many:
+                    config = replace(config, num_queues=len(accelerator.queue_sizes))
                 software = await stack.enter_async_context(open_device(config))
-            accelerator = await stack.enter_async_context(open_accelerator(self.name))
             yield await stack.enter_async_context(
                 AcceleratedDevice.open(
                     accelerator,
@@ -77,11 +85,26 @@ class _Accelerated:
         )
 
 
+def _refuse_other_than_disk(accelerator: Accelerator, name: str) -> None:
+    kind = accelerator.identity.device_id
+    if kind != _BLOCK:
+        raise UsageError(
+            f"{name} is no disk (virtio device type {kind}): in software there are only disks, so "
+            "leave out --blk-file, --memory and --null"
+        )
+
+
 def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "The options of a disk are those of the software beside the accelerator, which serves the "
+        "rings that the accelerator cannot. Without --blk-file, --memory or --null there is none; "
+        "without --num-queues it has as many queues as the accelerator."
+    )
     parser.add_argument(
         "--accel",
         metavar="DRIVER:ADDRESS",
-        help="the accelerator: vfio:0000:01:00.0 or vfio-user:PATH, or one of another driver",
+        help="the accelerator: vfio:0000:01:00.0[,share-device-fd=on] or vfio-user:PATH, or one of "
+        "another driver",
     )
     parser.add_argument(
         "--dialect",
@@ -110,7 +133,8 @@ def _run(namespace: argparse.Namespace) -> int:
             "which accelerator? Give --accel vfio:ADDRESS or --accel vfio-user:PATH "
             "(`vhostuser accel list` shows PCI devices)"
         )
-    disk, problems = read(DiskConfig, given(namespace, DiskConfig), Source.COMMAND_LINE)
+    of_disk = given(namespace, DiskConfig)
+    disk, problems = read(DiskConfig, of_disk, Source.COMMAND_LINE)
     program, more = read(ProgramConfig, given(namespace, ProgramConfig), Source.COMMAND_LINE)
     if disk is None or program is None:
         raise UsageError("\n".join(map(str, [*problems, *more])))
@@ -118,6 +142,7 @@ def _run(namespace: argparse.Namespace) -> int:
         name=namespace.accel,
         dialect=DIALECTS[namespace.dialect],
         hand_over=namespace.hand_over,
+        as_many="num-queues" not in of_disk,
     )
     kind = ServedKind(
         open_device=served.open_device, describe=served.describe, dialect=served.dialect
