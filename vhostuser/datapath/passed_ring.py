@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.virtio import VirtioFeatures
+from protocol.virtio import DescFlags, VirtioFeatures
 from vhostuser.datapath.accelerator import EventfdDoorbell
 from vhostuser.datapath.interface import RingActual, RingFd, RingStatistics
 from vhostuser.datapath.planner import Way, is_initial
@@ -30,6 +30,8 @@ _NET = 1
 """Virtio device type."""
 _INDEX_OFFSET = 2
 """Bytes from the beginning of a split ring's available or used area to its index."""
+_FLAGS_OFFSET = 14
+"""Bytes from the beginning of a packed ring's descriptor to its flags."""
 _DRAIN_SECONDS = 1.0
 _LOOK_SECONDS = 0.001
 _NOWHERE = RingState(avail=1, used=1, avail_wrap=False, used_wrap=False)
@@ -42,11 +44,13 @@ class RingPlace:
 
     Attributes:
         addresses: for the device.
+        desc_hva: the descriptor area here.
         driver_hva: the driver area here.
         device_hva: the device area here.
     """
 
     addresses: QueueAddresses
+    desc_hva: int
     driver_hva: int
     device_hva: int
 
@@ -288,9 +292,23 @@ class PassedRing:
             return None, False
         if VirtioFeatures.RING_PACKED in self.start.features:
             return None, False
-        used = _index_at(self.place.device_hva)  # first: the driver may add more meanwhile
-        avail = _index_at(self.place.driver_hva)
+        used = _u16_at(self.place.device_hva + _INDEX_OFFSET)  # first: the driver may add more
+        avail = _u16_at(self.place.driver_hva + _INDEX_OFFSET)
         return RingState(avail=used, used=used), used == avail
+
+    def was_used(self) -> bool:
+        """Whether the device has given anything back since the ring's beginning."""
+        if self.start is None or self.place is None:
+            return False
+        if VirtioFeatures.RING_PACKED in self.start.features:
+            flags = _u16_at(self.place.desc_hva + _FLAGS_OFFSET)
+            return bool(flags & DescFlags.USED)
+        return _u16_at(self.place.device_hva + _INDEX_OFFSET) != 0
+
+    async def lift_off_device(self) -> None:
+        """Keep kicks from a device that is reset, to be given the ring again."""
+        await self._detach()
+        self.on_device = False
 
     async def lose_device(self) -> None:
         """Forget the device: it was reset, is gone, or has stopped this queue."""
@@ -360,8 +378,8 @@ class PassedRing:
         )
 
 
-def _index_at(hva: int) -> int:
-    return int.from_bytes(ffi.buffer(ffi.cast("char *", hva + _INDEX_OFFSET), 2), "little")
+def _u16_at(hva: int) -> int:
+    return int.from_bytes(ffi.buffer(ffi.cast("char *", hva), 2), "little")
 
 
 async def _remove(route: Route | None) -> None:

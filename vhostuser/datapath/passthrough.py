@@ -210,6 +210,9 @@ class PassthroughDatapath:
             return
         if not self._negotiated:
             await self._negotiate(ring.start.features)
+        if self._running and not ring.on_device and not self._accelerator.capabilities.late_queues:
+            await self._start_over(ring, ring.start.features)
+            return
         await ring.put_on_device()
         if not self._running:
             if ring.start.status_follows and not self._accelerator.capabilities.late_queues:
@@ -219,6 +222,47 @@ class PassthroughDatapath:
             else:
                 await self._let_run()
         ring.look()
+
+    async def _start_over(self, late: PassedRing, features: VirtioFeatures) -> None:
+        """Give one more ring to a device that takes rings only before it runs: reset it first.
+
+        That goes as long as nothing was given back: such a device begins at the beginning alone.
+
+        Raises:
+            OSError: a ring was used, or the device failed.
+        """
+        others = [ring for ring in self._rings if ring.on_device]
+        if any(ring.was_used() for ring in others):
+            raise RequestError(
+                errno.EBUSY,
+                "the accelerator takes rings only before it serves one: start all of them first",
+                field="index",
+                value=late.index,
+            )
+        for ring in others:
+            await ring.lift_off_device()
+        self._running = False
+        try:
+            await self._accelerator.reset()
+            self._resets += 1
+            await self._negotiate(features)
+            for ring in (*others, late):
+                await self._put_again(ring)
+            await self._let_run()
+        except OSError as error:
+            for ring in others:
+                ring.on_device = not ring.broken
+            await self._fail(str(error))
+            raise
+        for ring in (*others, late):
+            ring.look()
+
+    async def _put_again(self, ring: PassedRing) -> None:
+        """Start a ring at its beginning, unless it was used until just now."""
+        if ring.was_used():
+            await self._give_up(ring, "it was used while the accelerator was reset for another")
+        else:
+            await ring.put_on_device()
 
     async def _run_anyway(self, scope: trio.CancelScope) -> None:
         """Let the device run also where the front-end negotiates the status and never sends it."""
@@ -468,6 +512,7 @@ def _place(snapshot: Snapshot, start: RingStart) -> RingPlace | None:
     desc, driver, device = gpas
     return RingPlace(
         addresses=QueueAddresses(num=start.num, desc=desc, driver=driver, device=device),
+        desc_hva=hvas[0],
         driver_hva=hvas[1],
         device_hva=hvas[2],
     )

@@ -214,3 +214,48 @@ async def test_nothing_is_held_after_all_that(tmp_path):
         async with served(tmp_path, accelerator), started(tmp_path) as client:
             await client.areas.wait_mapped(0)
     assert not held().more_than(before)
+
+
+async def start_late(client, index):
+    """Start one more ring while another runs."""
+    client.setup_queue(index, num=64)
+    await client._play(client.order.start, [index])
+
+
+@pytest.mark.parametrize("layout", [VirtioFeatures(0), VirtioFeatures.RING_PACKED])
+async def test_a_device_gets_a_late_ring_as_long_as_nothing_was_served(tmp_path, layout):
+    with entropy(queues=2) as accelerator:
+        async with served(tmp_path, accelerator), started(tmp_path, features=WANTED | layout) as it:
+            await start_late(it, 1)
+            buffer = it.memory.alloc(64)
+            assert await it.queues[1].transfer([], [buffer]) == 64
+    starts = [what for what in accelerator.diary if what.startswith(("start", "reset"))]
+    assert starts[:6] == [
+        "start_queue 0 at the beginning",
+        "start",
+        "reset",
+        "start_queue 0 at the beginning",
+        "start_queue 1 at the beginning",
+        "start",
+    ]
+
+
+@pytest.mark.parametrize("layout", [VirtioFeatures(0), VirtioFeatures.RING_PACKED])
+async def test_a_late_ring_is_refused_once_the_device_has_served(tmp_path, layout, caplog):
+    with entropy(queues=2) as accelerator:
+        async with served(tmp_path, accelerator), started(tmp_path, features=WANTED | layout) as it:
+            await random_bytes(it)
+            with pytest.raises(RequestRefusedError):
+                await start_late(it, 1)
+            await random_bytes(it)
+    assert "start all of them first" in caplog.text
+
+
+async def test_a_device_that_fails_while_it_gets_a_late_ring_breaks_the_others(tmp_path):
+    with entropy(queues=2) as accelerator:
+        async with served(tmp_path, accelerator), started(tmp_path) as client:
+            accelerator.refuse["reset"] = "no more"
+            with pytest.raises(RequestRefusedError):
+                await start_late(client, 1)
+            with pytest.raises(RingError, match="broken"):
+                await until_broken(client)
