@@ -54,6 +54,7 @@ from protocol.vhost_user.framing import (
 )
 from protocol.vhost_user.legality import (
     Limits,
+    missing_features,
 )
 from protocol.vhost_user.messages import (
     MAX_RING_SIZE,
@@ -269,6 +270,7 @@ __all__ = [
     "VringVfioGroup",
     "describe",
     "feature_names",
+    "missing_features",
     "name_protocol_features",
     "name_virtio_features",
 ]

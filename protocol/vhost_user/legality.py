@@ -25,6 +25,7 @@ __all__ = [
     "FatalProtocolError",
     "Limits",
     "event_of",
+    "missing_features",
     "reply_rule",
     "require_fds",
     "require_legal",
@@ -79,14 +80,19 @@ def reply_rule(
     return row.reply
 
 
+def missing_features(row: MessageRow, negotiated: Negotiated) -> tuple[Feature, ...]:
+    """Return the features that would have to be negotiated, too, to send a message."""
+    wanted: tuple[Feature, ...] = (*((row.feature,) if row.feature else ()), *row.needs)
+    return tuple(each for feature in wanted for each in negotiated.missing(feature))
+
+
 def require_unlocked(row: MessageRow, negotiated: Negotiated) -> None:
     """Check that the features which unlock a message were negotiated.
 
     Raises:
         LocalProtocolError: One was not.
     """
-    wanted: tuple[Feature, ...] = (*((row.feature,) if row.feature else ()), *row.needs)
-    missing = [each for feature in wanted for each in negotiated.missing(feature)]
+    missing = missing_features(row, negotiated)
     if missing:
         names = ", ".join(f"{each.name} (bit {each.value})" for each in missing)
         raise LocalProtocolError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.vhost_user import VringVfioGroup
+from protocol.vhost_user import VringVfioGroup, missing_features
 from vhostuser.session import AreaEvent, AreaState, Handover, area_message
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class AreaOffers:
         page_size: int = mmap.PAGESIZE,
     ) -> None:
         self._dialect = session.connection.dialect
+        self._negotiated = session.connection.negotiated
         self._datapath = datapath
         self._nursery = nursery
         self._page_size = page_size
@@ -61,6 +62,12 @@ class AreaOffers:
     def states(self) -> tuple[AreaState, ...]:
         """How far each ring's area has come."""
         return tuple(ring.state for ring in self._rings)
+
+    @property
+    def _takes_areas(self) -> bool:
+        """Whether it was negotiated that areas may be offered."""
+        row = self._dialect.row_of(type(area_message(self._dialect, 0)))
+        return row is not None and not missing_features(row, self._negotiated)
 
     def use_channel(self, channel: BackendChannel) -> None:
         """Ask on this channel from now on, also for rings that were started before."""
@@ -116,6 +123,9 @@ class AreaOffers:
 
     async def _try(self, index: int, number: int) -> None:
         ring = self._rings[index]
+        if not self._takes_areas:
+            ring.apply(AreaEvent.REFUSE, trio.current_time())
+            return
         area = await self._datapath.notify_area(index, self._page_size)
         if area is None or ring.number != number:
             if area is not None:

@@ -13,11 +13,14 @@ from protocol.vhost_user import (
     RFC_V1,
     RFC_V2,
     Connection,
+    Negotiated,
+    ProtocolFeatures,
     Role,
     VringHostNotifier,
     VringNotifyArea,
     VringVfioGroup,
 )
+from protocol.virtio import VirtioFeatures
 from vhostuser.datapath import NotifyArea
 from vhostuser.fds import OwnedFd
 from vhostuser.server.handover import AreaOffers
@@ -58,12 +61,17 @@ class Areas(FakeDatapath):
         return NotifyArea(fd=fd, offset=page_size, size=page_size)
 
 
+def everything():
+    return Negotiated(VirtioFeatures((1 << 64) - 1), ProtocolFeatures((1 << 64) - 1))
+
+
 @contextlib.asynccontextmanager
-async def offers(dialect=CURRENT, datapath=None, **options):
+async def offers(dialect=CURRENT, datapath=None, negotiated=None, **options):
     """Offers, the data path and the channel; whatever was held is given back."""
     before = held()
     datapath = datapath or Areas()
-    session = Session(Connection(Role.BACK_END, dialect=dialect), fake_profile())
+    connection = Connection(Role.BACK_END, dialect=dialect, negotiated=negotiated or everything())
+    session = Session(connection, fake_profile())
     channel = Channel()
     async with trio.open_nursery() as nursery:
         yield AreaOffers(session, datapath, nursery, **options), datapath, channel
@@ -79,6 +87,17 @@ async def test_an_area_has_the_size_of_the_hosts_pages(autojump_clock, page_size
     assert channel.asked == [VringHostNotifier(index=1, size=page_size, offset=page_size)]
     assert ("look", 1) in datapath.calls, "a kick may have been lost in the switch"
     assert areas.states == (AreaState.NONE, AreaState.HANDED_OVER)
+
+
+@pytest.mark.parametrize("dialect", [CURRENT, RFC_V2, RFC_V1])
+async def test_who_has_not_negotiated_areas_is_offered_none(autojump_clock, caplog, dialect):
+    async with offers(dialect, negotiated=Negotiated()) as (areas, datapath, channel):
+        areas.use_channel(channel)
+        areas.started(1)
+    assert channel.asked == []
+    assert not any(call[0] == "notify_area" for call in datapath.calls)
+    assert areas.states == (AreaState.NONE, AreaState.REFUSED)
+    assert not caplog.records, "the front-end has refused nothing"
 
 
 async def test_a_ring_that_starts_again_waits_before_the_next_offer(autojump_clock):
