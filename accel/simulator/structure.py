@@ -32,6 +32,8 @@ class Structure:
     size: ClassVar[int]
 
     def __init__(self) -> None:
+        # Drivers read registers again and again, and looking into an enumeration is slow.
+        self._places = [(row.value.offset, row.value.end, row) for row in self.table]
         self._getters: dict[object, Callable[[], int]] = {}
         self._setters: dict[object, Callable[[int], list[Action]]] = {}
         for row in self.table:
@@ -48,11 +50,9 @@ class Structure:
     def read(self, offset: int, count: int) -> bytes:
         """Return any part of it; zeros where there is no field."""
         image = bytearray(self.size)
-        for row in self.table:
-            register = row.value
-            if register.offset < offset + count and register.end > offset:
-                value = self._value(row).to_bytes(register.width, "little")
-                image[register.offset : register.end] = value
+        for start, end, row in self._places:
+            if start < offset + count and end > offset:
+                image[start:end] = self._value(row).to_bytes(end - start, "little")
         return bytes(image[offset : offset + count]).ljust(count, b"\0")
 
     def write(self, offset: int, data: bytes) -> list[Action]:
