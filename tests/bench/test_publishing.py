@@ -16,13 +16,14 @@ from bench.judge import chosen_state, figures_of, judge
 from bench.model import Run
 from bench.report import picture, text
 from bench.results import Results
-from bench.rows import ROWS, Bar, Metric
+from bench.row import Bar, Metric
+from bench.rows import ROWS
 from bench.run import Outcome, Plan, measure_row
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.rows import Row
+    from bench.row import Row
 
 _ROW = next(row for row in ROWS if row.name == "null-read-qd1")
 _DIRECT = next(row for row in ROWS if row.group == "direct")
@@ -176,6 +177,32 @@ def test_the_page_holds_every_row_and_says_what_was_missed() -> None:
         assert row.title in page
     assert "- `null-read-qd1`: " in page  # everyone is as fast as the peer here, not four times
     assert "- `start`" not in page
+
+
+def test_a_figure_of_which_nothing_was_promised_is_published_without_a_verdict() -> None:
+    check = next(check for check in CHECKS if check.most is None)
+    results = all_results()
+    results.checks[check.name] = CheckOutcome(check=check, values=(1e9,))
+    page = text(results)
+    assert f"| {check.title} | 1000000000.00 {check.unit} |" in page
+    assert f"- `{check.name}`" not in page
+
+
+def test_checks_stand_in_the_table_of_their_group() -> None:
+    page = text(all_results())
+    plane, hand_over = page.index("| control plane |"), page.index("| hand-over |")
+    for check in CHECKS:
+        assert (page.index(f"| {check.title} |") > hand_over) is (check.group == "hand-over")
+    assert plane < hand_over
+
+
+def test_what_is_counted_is_named_above_its_column() -> None:
+    results = all_results()
+    row = next(row for row in ROWS if row.group == "hand-over")
+    counted = everyone(row, State.NEAR, 5)
+    runs = [dataclasses.replace(run, counters={"doorbells": 31.0}) for run in counted]
+    results.rows[row.name] = Outcome(row=row, runs=runs)
+    assert "| busy | doorbells | runs |" in text(results)
 
 
 def test_the_picture_is_xml_with_a_bar_for_each_row_against_the_peer() -> None:

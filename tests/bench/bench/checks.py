@@ -30,7 +30,7 @@ from .errors import RunFailedError
 from .hand_over_checks import HAND_OVER_CHECKS
 from .isolation import ATTACKS, attacked
 from .measure import client_command
-from .rows import Backend, Contestant, Load
+from .row import Backend, Contestant, Load
 from .serve import serving
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from vhostuser.frontend import BLK_DRIVER_FEATURES, QEMU, FrontendClient, GuestM
 from vhostuser.frontend.queue import DriverQueue
 from vhostuser.memory import MappedRegion
 
-from .rows import Backend
+from .row import Backend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

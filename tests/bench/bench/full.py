@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .check import Check
     from .model import Bench
     from .programs import Programs
-    from .rows import Row
+    from .row import Row
     from .run import Outcome
 
 __all__ = ["full", "publish", "saved"]

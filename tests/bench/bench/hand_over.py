@@ -23,14 +23,14 @@ from .driving import driving_command
 from .errors import RunFailedError
 from .model import Run, run_state
 from .programs import ROOT
-from .rows import Backend
+from .row import Backend
 from .serve import DISK_BYTES, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .model import Bench
-    from .rows import Contestant
+    from .row import Contestant
     from .serve import Served
 
 __all__ = ["Activity", "Driven", "drive_once", "measure_hand_over"]

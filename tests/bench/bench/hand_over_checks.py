@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .check import Check
 from .errors import RunFailedError
 from .hand_over import drive_once
-from .rows import Backend, Contestant, Load
+from .row import Backend, Contestant, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .errors import RunFailedError
 from .measure import client_figures, spinning
 from .programs import ROOT
-from .rows import Backend, Contestant, Load
+from .row import Backend, Contestant, Load
 from .serve import serving
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .model import Run
-    from .rows import Bar, Metric, Row
+    from .row import Bar, Metric, Row
 
 __all__ = ["Figures", "Verdict", "chosen_state", "figures_of", "judge"]
 

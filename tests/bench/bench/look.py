@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .judge import chosen_state, figures_of, judge
-from .rows import Backend
+from .row import Backend
 from .run import Plan, measure_row
 from .serve import Ours
 from .setting import rows_named, say, set_up, warm_image
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .model import Bench
     from .programs import Programs
-    from .rows import Contestant, Row
+    from .row import Contestant, Row
     from .run import Outcome
 
 __all__ = ["look"]

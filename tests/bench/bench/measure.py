@@ -15,14 +15,14 @@ from .gate import state_of
 from .hand_over import measure_hand_over
 from .model import Run, load_figures, run_state
 from .round_trip import measure_round_trip
-from .rows import Backend, Client, Store
+from .row import Backend, Client, Store
 from .serve import DISK_BYTES, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .model import Bench
-    from .rows import Contestant, Load
+    from .row import Contestant, Load
     from .serve import Place, Served
 
 __all__ = ["client_command", "client_figures", "measure", "spinning"]

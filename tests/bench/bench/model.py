@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from .errors import RunFailedError
 from .gate import State, state_of
-from .rows import Metric, Store
+from .row import Metric, Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .gate import Gate
     from .programs import Programs
-    from .rows import Load
+    from .row import Load
     from .serve import Ours, Place
 
 __all__ = ["Bench", "Run", "load_figures", "run_state"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .errors import BenchError, RunFailedError
 from .measure import client_command
-from .rows import Backend
+from .row import Backend
 from .serve import serving
 from .setting import rows_named, say, set_up
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .model import Bench
     from .programs import Programs
-    from .rows import Contestant
+    from .row import Contestant
 
 __all__ = ["profile"]
 

@@ -11,7 +11,9 @@ from .check import PLANE
 from .checks import CHECKS
 from .gate import State
 from .judge import chosen_state, figures_of, judge
-from .rows import ROWS, Backend, Metric
+from .prose import INTRODUCTION, METHOD
+from .row import Backend, Metric
+from .rows import ROWS
 from .svg import Line, draw
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from .judge import Figures, Verdict
     from .results import Results
-    from .rows import Bar, Row
+    from .row import Bar, Row
     from .run import Outcome
 
 __all__ = ["ENOUGH", "picture", "text"]
@@ -31,47 +33,6 @@ _NOTES = Path(__file__).resolve().parents[1] / "notes.toml"
 
 _GROUPS = {PLANE: "control plane", "hand-over": "hand-over"}
 """What the groups of checks are about."""
-
-_INTRODUCTION = """\
-# Benchmarks
-
-Written by `make bench` from [benchmarks.json](benchmarks.json), which holds every run; do not edit.
-
-The same load generator ran against this back-end and against its peer, QEMU's storage daemon, in
-turns: ours, peer, ours, peer. Ratios compare medians. Where it took part, an *ideal* back-end shows
-what the load generator can reach at all: it gives every request back as it finds it, without a look
-at what was asked.
-
-![How many times faster than the peer](benchmarks.svg)
-"""
-
-_METHOD = """\
-## How it was measured
-
-- One run is a fresh back-end, a fresh client and half a second of measuring (a second for O_DIRECT)
-  after 0.2 s of running in: random requests of 4 KiB, a closed loop of QD requests, one queue of
-  256 descriptors. The back-end has processor 0, the client processor 1.
-- The client uses libblkio and polls, but for the row that says that it sleeps. libblkio knows split
-  rings only: packed rings and indirect descriptors are measured by a client on the engine's own
-  driver side, which also drives split rings, the ideal back-end and the peer for comparison.
-- Peer: one I/O thread, its polling as it comes, io_uring; for O_DIRECT also Linux AIO, and the
-  better one counts. Ours: the defaults of all options.
-- Raw: fio with io_uring on the same file, where the back-end would be. The client's processor is
-  idle then and serves the disk's interrupts; "raw, busy" keeps it as busy as a client that polls.
-- Virtual processors were seen to be near each other (a cache line there and back in less than
-  170 ns) or far (above 250 ns), changing every few seconds. A probe stands before and after each
-  run. Runs count where both say near; if the machine was hardly ever near, those where both say
-  far; the others are dropped. Where it was hardly ever either, all count, and the state reads
-  "changing": such ratios are worth little. State and dropped runs stand with the figures. Rows of
-  O_DIRECT are not gated: a disk is far slower than that. Nowhere counts a run in which the client,
-  which polls, had less than nine tenths of its processor (half of it, where the disk interrupts
-  it): somebody else was at work.
-- A run that crashed, ended with an error or completed nothing makes `make bench` fail; it is no
-  figure.
-- "Cost" compares time per request (one divided by the rate); "worst to best" sets the extremes
-  against each other: the slowest run of one against the fastest of the other.
-- Control plane: the front-end is the project's own and plays QEMU's messages with two queues.
-"""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -166,8 +127,8 @@ def _group_tables(results: Results) -> Iterator[str]:
     yield "## All figures\n"
     yield (
         "Requests per second (smallest to largest), latency, processors kept busy by client and "
-        "back-end, and what a thousand requests cost our back-end in kicks received, calls sent "
-        "and times that a thread slept; setting up included.\n"
+        "back-end, and what a thousand requests took: kicks that our back-end received, calls that "
+        "it sent, times that a thread of it slept, setting up included; or what the column says.\n"
     )
     for group in dict.fromkeys(row.group for row in ROWS):
         found = [
@@ -232,10 +193,10 @@ def _machine(results: Results) -> Iterator[str]:
 def text(results: Results) -> str:
     """Return the page."""
     parts = [
-        _INTRODUCTION,
+        INTRODUCTION,
         *_promises(results),
         *_missed(results),
-        _METHOD,
+        METHOD,
         *_machine(results),
         *_group_tables(results),
     ]

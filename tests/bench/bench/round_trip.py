@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from .model import Run, load_figures, run_state
 from .programs import ROOT
-from .rows import Backend, Client
+from .row import Backend, Client
 from .serve import DISK_BYTES, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .model import Bench
-    from .rows import Contestant, Load
+    from .row import Contestant, Load
     from .serve import Served
 
 __all__ = ["measure_round_trip"]

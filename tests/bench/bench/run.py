@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .model import Bench, Run
-    from .rows import Contestant, Row
+    from .row import Contestant, Row
 
 __all__ = ["Outcome", "Plan", "measure_row"]
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from .errors import RunFailedError
 from .programs import ROOT
-from .rows import Backend, Store
+from .row import Backend, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .programs import Programs
-    from .rows import Contestant
+    from .row import Contestant
 
 __all__ = ["DISK_BYTES", "Ours", "Place", "Served", "running", "serving", "serving_command"]
 

@@ -12,14 +12,15 @@ from .errors import BenchError
 from .gate import Gate
 from .images import make_image, read_through
 from .model import Bench
-from .rows import ROWS, Store
+from .row import Store
+from .rows import ROWS
 from .serve import Ours, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .programs import Programs
-    from .rows import Row
+    from .row import Row
 
 __all__ = ["DISK_FOLDER", "rows_named", "say", "set_up", "warm_image"]
 
