@@ -54,6 +54,7 @@ class VfioUserClient:
         self.name = name
         self.memory = DmaTable[GivenMemory](most=_MOST_MAPS)
         self._channel = channel
+        self._silent = False
 
     @property
     def agreed(self) -> wire.Negotiated:
@@ -144,7 +145,7 @@ class VfioUserClient:
         for done in range(0, len(fds), most):
             part = fds[done : done + most]
             flags = wire.IrqSetFlags.DATA_EVENTFD | wire.IrqSetFlags.TRIGGER
-            await self._channel.call(
+            await self._call(
                 wire.DeviceSetIrqs(flags=flags, index=index, start=start + done, count=len(part)),
                 part,
             )
@@ -152,9 +153,7 @@ class VfioUserClient:
     async def unset_irqs(self, index: int, start: int, count: int) -> None:
         """Have consecutive vectors signal nothing. Raises as `agree`."""
         flags = wire.IrqSetFlags.DATA_EVENTFD | wire.IrqSetFlags.TRIGGER
-        await self._channel.call(
-            wire.DeviceSetIrqs(flags=flags, index=index, start=start, count=count)
-        )
+        await self._call(wire.DeviceSetIrqs(flags=flags, index=index, start=start, count=count))
 
     async def read(self, region: int, offset: int, count: int) -> bytes:
         """Read from a region, in as many messages as it takes. Raises as `agree`."""
@@ -171,9 +170,7 @@ class VfioUserClient:
         most = self.agreed.max_data_xfer_size
         for done in range(0, len(data), most):
             part = data[done : done + most]
-            await self._channel.call(
-                wire.RegionWrite(region=region, offset=offset + done, data=part)
-            )
+            await self._call(wire.RegionWrite(region=region, offset=offset + done, data=part))
 
     async def post(self, region: int, offset: int, data: bytes) -> None:
         """Write to a region without waiting; whether it was carried out is not known.
@@ -198,6 +195,7 @@ class VfioUserClient:
                 f"{self.name} takes {self.agreed.max_dma_maps} ranges of memory at most",
                 errno.ENOSPC,
             )
+        self._require_answers()
         message = wire.DmaMap(
             offset=offset if fd is not None else 0, address=Iova(memory.address), size=memory.size
         )
@@ -205,7 +203,7 @@ class VfioUserClient:
         try:
             # Half done would be worse than late: the server would have what nobody takes back.
             with trio.CancelScope(shield=True):
-                await self._channel.call(message, () if fd is None else (fd,))
+                await self._call(message, () if fd is None else (fd,))
         except BaseException as error:
             self.memory.discard(memory)
             if isinstance(error, AcceleratorError) and error.errno == errno.ETIMEDOUT:
@@ -223,7 +221,7 @@ class VfioUserClient:
         with trio.CancelScope(shield=True):
             message = wire.DmaUnmap(address=Iova(memory.address), size=memory.size)
             try:
-                await self._channel.call(message)
+                await self._call(message)
             except AcceleratorError as error:
                 self.leave(f"{self.name} kept memory that it had to give back: {error.strerror}")
             await self.memory.drain(memory.address, memory.size)
@@ -231,10 +229,26 @@ class VfioUserClient:
 
     async def reset(self) -> None:
         """Reset the device. Raises as `agree`."""
-        await self._channel.call(wire.DeviceReset())
+        await self._call(wire.DeviceReset())
+
+    def _require_answers(self) -> None:
+        """Ask nothing of a server that owes an answer: all together would take for ever."""
+        self._silent = self._silent and self._channel.connection.overdue > 0
+        if self._silent:
+            raise AcceleratorError(
+                f"{self.name} has not answered for too long; look at its server", errno.ETIMEDOUT
+            )
+
+    async def _call(self, message: wire.Message, fds: Sequence[OwnedFd] = ()) -> wire.Reply:
+        self._require_answers()
+        try:
+            return await self._channel.call(message, fds)
+        except AcceleratorError as error:
+            self._silent = error.errno == errno.ETIMEDOUT
+            raise
 
     async def _ask(self, message: wire.Message, kind: type[_R]) -> tuple[_R, list[OwnedFd]]:
-        reply = await self._channel.call(message)
+        reply = await self._call(message)
         assert isinstance(reply.message, kind)  # the protocol has seen to it
         return reply.message, [fd for fd in reply.fds if isinstance(fd, OwnedFd)]
 

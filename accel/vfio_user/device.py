@@ -198,7 +198,8 @@ class VfioUserDevice(PciDevice):
 
     async def gone(self) -> str:
         """Wait until the device is gone; return why. See `PciDevice.gone`."""
-        return await self._client.gone()
+        why = await self._client.gone()
+        return f"{why}; when it is served again, start this program anew"
 
     def close(self) -> None:
         """Close the fds that the server shared; areas that were mapped are closed before."""

@@ -220,7 +220,8 @@ class VirtioPciAccelerator(Accelerator):
 
     def fail(self, reason: str) -> None:
         """Note that the device serves nothing any more."""
-        _log.error("%s: %s", self.identity.name, reason)
+        name = self.identity.name
+        _log.error("%s", reason if name in reason else f"{name}: {reason}")
         self._news.tell(AcceleratorNews.FAILED)
 
     async def watch_presence(self) -> None:

@@ -81,6 +81,11 @@ class Connection:
         """Number of our requests that wait for their answer."""
         return self._outstanding.count
 
+    @property
+    def overdue(self) -> int:
+        """Number of our requests that were forgotten before their answer came."""
+        return self._outstanding.forgotten
+
     # Receiving
 
     def receive(self, data: bytes, fds: Sequence[Closeable] = ()) -> list[Event]:

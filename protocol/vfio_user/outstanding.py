@@ -39,6 +39,11 @@ class Outstanding:
         """Number of requests that wait for their answer."""
         return self._waiting
 
+    @property
+    def forgotten(self) -> int:
+        """Number of requests that are not waited for, but were not answered either."""
+        return len(self._pending) - self._waiting
+
     def next(self) -> int:
         """Return the id that the next request will get."""
         number = self._next

@@ -219,8 +219,13 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time_and_its_late_an
         ) as caught:
             await client.read(BAR, 0x20, 4000)
         assert caught.value.errno == errno.ETIMEDOUT
-        release.set()
         client._channel._seconds = 30
+        with pytest.raises(AcceleratorError, match="look at its server") as caught:
+            await client.read(CONFIG, 0, 4)
+        assert caught.value.errno == errno.ETIMEDOUT
+        release.set()
+        while client._channel.connection.overdue:
+            await trio.lowlevel.checkpoint()
         assert await client.read(CONFIG, 0, 4) == b"\0\1\2\3"
 
 
