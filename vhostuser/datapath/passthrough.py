@@ -19,6 +19,7 @@ import trio
 
 from vhostuser.datapath.accelerator import AcceleratorNews, QueueAddresses
 from vhostuser.datapath.device_memory import DeviceMemory
+from vhostuser.datapath.device_run import DeviceRun
 from vhostuser.datapath.interface import Capabilities, RingFd, StopMode
 from vhostuser.datapath.passed_ring import PassedRing, RingPlace
 from vhostuser.datapath.planner import Choice, Situation, Way, choose, take_over
@@ -40,8 +41,6 @@ __all__ = ["PassthroughDatapath", "Software"]
 
 _log = logging.getLogger(__name__)
 _DRIVER_OK = 4
-_STATUS_SECONDS = 0.1
-"""How long DRIVER_OK may take from the last start of a ring on."""
 
 
 class Software:
@@ -74,12 +73,7 @@ class PassthroughDatapath:
         self._lock = trio.Lock()
         self._events: DatapathEvents | None = None
         self._rings = [PassedRing(index, accelerator, relay, nursery) for index in range(queues)]
-        self._nursery = nursery
-        self._negotiated = False
-        self._running = False
-        self._failed = ""
-        self._resets = 0
-        self._status_follows = trio.CancelScope()
+        self._life = DeviceRun(accelerator, self._memory, self._rings, self, nursery)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -133,7 +127,7 @@ class PassthroughDatapath:
         async with self._lock:
             if self._software is not None:
                 await self._software.datapath.prepare_memory(snapshot)
-            if not self._failed:
+            if not self._life.failed:
                 busy = any(ring.on_device for ring in self._rings)
                 await self._memory.prepare(snapshot, busy=busy)
 
@@ -152,7 +146,7 @@ class PassthroughDatapath:
             return
         place = _place(snapshot, ring.start)
         if place is None or place.addresses != ring.place.addresses:
-            await self._give_up(ring, "the memory table no longer holds the ring itself")
+            await self.give_up(ring, "the memory table no longer holds the ring itself")
         ring.place = place
 
     async def release_memory(self, snapshot: Snapshot) -> None:
@@ -177,7 +171,7 @@ class PassthroughDatapath:
             capabilities=self._accelerator.capabilities,
             features=self._accelerator.features,
             largest=self._accelerator.queue_sizes[index],
-            failed=self._failed,
+            failed=self._life.failed,
             software=None if self._software is None else self._software.features,
             kicked=kicked,
             position_known=self._rings[index].position_known,
@@ -207,81 +201,8 @@ class PassthroughDatapath:
         assert ring.start is not None
         if ring.way is Way.SOFTWARE:
             await self._run_software(ring, ring.start)
-            return
-        if not self._negotiated:
-            await self._negotiate(ring.start.features)
-        if self._running and not ring.on_device and not self._accelerator.capabilities.late_queues:
-            await self._start_over(ring, ring.start.features)
-            return
-        await ring.put_on_device()
-        if not self._running:
-            if ring.start.status_follows and not self._accelerator.capabilities.late_queues:
-                self._status_follows.cancel()
-                self._status_follows = trio.CancelScope()
-                self._nursery.start_soon(self._run_anyway, self._status_follows)
-            else:
-                await self._let_run()
-        ring.look()
-
-    async def _start_over(self, late: PassedRing, features: VirtioFeatures) -> None:
-        """Give one more ring to a device that takes rings only before it runs: reset it first.
-
-        That goes as long as nothing was given back: such a device begins at the beginning alone.
-
-        Raises:
-            OSError: a ring was used, or the device failed.
-        """
-        others = [ring for ring in self._rings if ring.on_device]
-        if any(ring.was_used() for ring in others):
-            raise RequestError(
-                errno.EBUSY,
-                "the accelerator takes rings only before it serves one: start all of them first",
-                field="index",
-                value=late.index,
-            )
-        for ring in others:
-            await ring.lift_off_device()
-        self._running = False
-        try:
-            await self._accelerator.reset()
-            self._resets += 1
-            await self._negotiate(features)
-            for ring in (*others, late):
-                await self._put_again(ring)
-            await self._let_run()
-        except OSError as error:
-            for ring in others:
-                ring.on_device = not ring.broken
-            await self._fail(str(error))
-            raise
-        for ring in (*others, late):
-            ring.look()
-
-    async def _put_again(self, ring: PassedRing) -> None:
-        """Start a ring at its beginning, unless it was used until just now."""
-        if ring.was_used():
-            await self._give_up(ring, "it was used while the accelerator was reset for another")
         else:
-            await ring.put_on_device()
-
-    async def _run_anyway(self, scope: trio.CancelScope) -> None:
-        """Let the device run also where the front-end negotiates the status and never sends it."""
-        with scope:
-            await trio.sleep(_STATUS_SECONDS)
-            with contextlib.suppress(OSError):  # its rings say so
-                await self.set_status(_DRIVER_OK)
-
-    async def _negotiate(self, features: VirtioFeatures) -> None:
-        try:
-            await self._accelerator.set_features(features)
-        except OSError:
-            await self._accelerator.reset()
-            raise
-        self._negotiated = True
-
-    async def _let_run(self) -> None:
-        await self._accelerator.start()
-        self._running = True
+            await self._life.put(ring)
 
     async def _run_software(self, ring: PassedRing, start: RingStart) -> None:
         assert self._software is not None  # or the planner would have refused
@@ -294,18 +215,13 @@ class PassthroughDatapath:
 
     async def set_status(self, status: int) -> None:
         """Let the device run when the driver says so. See `Datapath.set_status`."""
+        if status & _DRIVER_OK:
+            await self.on_driver_ok()
+
+    async def on_driver_ok(self) -> None:
+        """Let the device run. See `Losses.on_driver_ok`."""
         async with self._lock:
-            ready = any(ring.on_device for ring in self._rings)
-            if not status & _DRIVER_OK or not ready or self._running:
-                return
-            try:
-                await self._let_run()
-            except OSError as error:
-                await self._fail(str(error))
-                if any(ring.broken for ring in self._rings):
-                    raise
-            for ring in self._rings:
-                ring.look()
+            await self._life.driver_ok()
 
     async def stop_queue(self, index: int, how: StopMode) -> RingState:
         """Stop ring `index`; return its position. See `Datapath.stop_queue`."""
@@ -320,31 +236,10 @@ class PassthroughDatapath:
             told: RingState | None = await self._software.datapath.stop_queue(ring.index, how)
         else:
             told = await ring.take_off_device(drain=how is StopMode.DRAIN)
-        await self._reset_if_idle()  # what the device has done is final then
+        await self._life.reset_if_idle()  # what the device has done is final then
         state = told or ring.find_position()
         await ring.end()
         return state
-
-    async def _reset_if_idle(self) -> None:
-        """Reset a device that serves nothing any more: only then is it sure to touch no memory.
-
-        One that failed may be as good as new then: a guest must not spoil it for the next.
-        """
-        used = self._negotiated or self._failed
-        if not used or any(ring.on_device for ring in self._rings):
-            return
-        self._negotiated = self._running = False
-        self._status_follows.cancel()
-        try:
-            await self._accelerator.reset()
-            self._resets += 1
-            await self._memory.complete()
-        except OSError as error:
-            await self._fail(str(error))
-        else:
-            if self._failed:
-                _log.warning("accelerator %s works again", self._accelerator.identity.name)
-            self._failed = ""
 
     async def set_enabled(self, index: int, *, enabled: bool) -> None:
         """Let a started ring be served, or leave it alone. See `Datapath.set_enabled`.
@@ -370,7 +265,7 @@ class PassthroughDatapath:
         except BaseException:
             ring.enabled = False
             if ring.on_device and await ring.take_off_device(drain=False) is None:
-                await self._reset_if_idle()
+                await self._life.reset_if_idle()
                 ring.find_position()
             raise
 
@@ -413,7 +308,7 @@ class PassthroughDatapath:
             async with self._lock:
                 for ring in self._rings:
                     await ring.abandon()
-                await self._reset_if_idle()
+                await self._life.reset_if_idle()
                 await self._memory.clear()
                 if self._software is not None:
                     await self._software.datapath.leave()
@@ -435,45 +330,24 @@ class PassthroughDatapath:
                 if self._events is not None:
                     self._events.config_changed()
                 continue
-            resets = self._resets
+            resets = self._life.resets
             with trio.CancelScope(shield=True):
                 async with self._lock:
-                    if resets == self._resets:  # else it was mended meanwhile
+                    if resets == self._life.resets:  # else it was mended meanwhile
                         idle = not any(ring.on_device for ring in self._rings)
-                        await self._fail("it is gone, or needs a reset")
+                        await self._life.fail("it is gone, or needs a reset")
                         if idle:
-                            await self._reset_if_idle()
+                            await self._life.reset_if_idle()
 
-    async def _fail(self, reason: str) -> None:
-        """The accelerator serves nothing any more: let the software go on, or say so."""
-        if self._failed:
-            return
-        self._failed = reason
-        _log.error("accelerator %s failed: %s", self._accelerator.identity.name, reason)
-        lost = [ring for ring in self._rings if ring.on_device]
-        if lost:
-            still = await self._still_works()
-            for ring in lost:
-                await self._take_over(ring, still)
-        self._negotiated = self._running = False
-
-    async def _still_works(self) -> str:
-        """See to it that a device which failed works on no ring; say why that is not sure."""
-        try:
-            await self._accelerator.reset()
-        except OSError as error:
-            if error.errno == errno.ETIMEDOUT:
-                return error.strerror or str(error)
-        return ""
-
-    async def _take_over(self, ring: PassedRing, still: str) -> None:
+    async def lost(self, ring: PassedRing, still: str) -> None:
+        """Let the software go on with a ring of the device, or give it up. See `Losses.lost`."""
         assert ring.start is not None
         used, idle = ring.used_position()
         choice = take_over(ring.start, self._situation(ring.index), used=used, idle=idle)
         if still:
             choice = Choice(Way.REFUSAL, f"it may still work on the ring: {still}")
         if choice.way is not Way.SOFTWARE or used is None:
-            await self._give_up(ring, f"the accelerator failed: {choice.reason}")
+            await self.give_up(ring, f"the accelerator failed: {choice.reason}")
             return
         await ring.lose_device()
         self._end_area(ring, "the software takes over")
@@ -481,14 +355,15 @@ class PassthroughDatapath:
         try:
             await self._run_software(ring, ring.start)
         except OSError as error:
-            await self._give_up(ring, f"the software cannot take over: {error}")
+            await self.give_up(ring, f"the software cannot take over: {error}")
         else:
             await ring.signal_call()  # an interrupt of the device may have been lost
             _log.warning("ring %d: the software goes on at %d", ring.index, used.avail)
 
-    async def _give_up(self, ring: PassedRing, reason: str) -> None:
+    async def give_up(self, ring: PassedRing, reason: str) -> None:
+        """Break a ring. See `Losses.give_up`."""
         if ring.on_device:
-            known = None if self._failed else await ring.take_off_device(drain=False)
+            known = None if self._life.failed else await ring.take_off_device(drain=False)
             if known is None:
                 ring.find_position()
         await ring.lose_device()

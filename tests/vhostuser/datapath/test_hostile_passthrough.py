@@ -21,7 +21,7 @@ from passed_rig import (
 
 from protocol.vhost_user import ProtocolFeatures, SetMemTable, SetVringEnable
 from protocol.virtio import VirtioFeatures
-from vhostuser.datapath import AcceleratorNews, passthrough
+from vhostuser.datapath import AcceleratorNews, device_run
 from vhostuser.errors import AcceleratorError
 from vhostuser.frontend import PROTOCOL_FEATURES, QEMU, RequestRefusedError, RingError
 from vhostuser.session import AreaState
@@ -126,7 +126,7 @@ async def test_a_device_that_does_not_start_is_refused_by_the_status_or_replaced
 
 
 async def test_the_status_that_one_session_waited_for_starts_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(passthrough, "_STATUS_SECONDS", 0.5)
+    monkeypatch.setattr(device_run, "_STATUS_SECONDS", 0.5)
     silent = replace(QEMU, start=QEMU.start[:-1])
     with entropy() as accelerator:
         async with served(tmp_path, accelerator) as server:
