@@ -255,9 +255,11 @@ COMMANDS: dict[str, CommandRow] = {
     "query-rings": CommandRow(
         run=query_rings,
         arguments=Which,
-        returns="each ring: disk, size, enabled, started, what the engine does with it (`stopped`, "
-        "`running`, `stopping`, `broken`), the rule it broke, and counters: requests, errors, "
-        "bytes, kicks, calls, calls suppressed, waits for the image",
+        returns="each ring: disk, size, enabled, started, how far the offer of its notify area has "
+        "come, what is done with it (`stopped`, `running`, `stopping`, `broken`), the rule it "
+        "broke, and counters: requests, errors, bytes, kicks that this process saw, stores found "
+        "in a page of its own, calls, calls suppressed, waits for the image; whether requests are "
+        "counted (an accelerator's are not)",
     ),
     "query-memory": CommandRow(
         run=query_memory,
