@@ -26,6 +26,7 @@ from vhostuser.datapath.planner import Choice, Situation, Way, choose, take_over
 from vhostuser.datapath.relay import Relay
 from vhostuser.datapath.ring_areas import find_areas, require_areas
 from vhostuser.errors import AcceleratorError, RequestError
+from vhostuser.memory import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from vhostuser.datapath.accelerator import Accelerator, NotifyArea
     from vhostuser.datapath.interface import Datapath, DatapathEvents, RingStart, RingStatistics
     from vhostuser.fds import OwnedFd
-    from vhostuser.memory import Snapshot
     from vhostuser.virtqueue import RingState
 
 __all__ = ["PassthroughDatapath", "Software"]
@@ -163,7 +163,7 @@ class PassthroughDatapath:
             place = _place(snapshot, start)
             if place is not None:
                 return place
-        require_areas(start, snapshot, snapshot.uva_to_gpa if snapshot else lambda *_: None)
+        require_areas(start, snapshot, Snapshot.uva_to_gpa)
         raise AssertionError("what has no place was refused")
 
     def _situation(self, index: int, *, kicked: bool = True) -> Situation:

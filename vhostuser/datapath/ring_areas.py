@@ -45,20 +45,23 @@ def find_areas(
 
 
 def require_areas(
-    start: RingStart, snapshot: Snapshot | None, translate: Callable[[Uva, int], int | None]
+    start: RingStart,
+    snapshot: Snapshot | None,
+    translate: Callable[[Snapshot, Uva, int], int | None],
 ) -> tuple[int, ...]:
-    """As `find_areas`, of the table in use.
+    """As `find_areas`, of the table in use; None: there was none yet.
 
     Raises:
         RequestError: an area does not lie inside guest memory.
     """
     places = []
     for name, (address, size) in zip(_AREAS, _sizes(start), strict=True):
-        place = translate(address, size)
+        place = None if snapshot is None else translate(snapshot, address, size)
         if place is None:
             rule = f"its {size} bytes lie inside one region of the memory table"
             if snapshot is None or not snapshot.regions:
                 rule += f", which is empty: {_SHARE}"
+            del snapshot  # or the error's traceback would keep guest memory mapped
             raise RequestError(errno.EFAULT, rule, field=name, value=f"{address:#x}")
         places.append(place)
     return tuple(places)

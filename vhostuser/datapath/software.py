@@ -21,8 +21,10 @@ from vhostuser.datapath.interface import (
     RingStatistics,
     StopMode,
 )
+from vhostuser.datapath.ring_areas import find_areas, require_areas
 from vhostuser.datapath.workers import IO_ENGINES, WorkerOptions, Workers
 from vhostuser.errors import RequestError
+from vhostuser.memory import Snapshot
 from vhostuser.native import check, ffi, lib
 from vhostuser.virtqueue import Fault, RingState
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from vhostuser.datapath.accelerator import NotifyArea
     from vhostuser.datapath.interface import DatapathEvents
     from vhostuser.fds import OwnedFd
-    from vhostuser.memory import Snapshot
     from vhostuser.native import Pointer
 
 __all__ = [
@@ -64,8 +65,6 @@ _ACTUAL = {
 }
 _STOP = {StopMode.DRAIN: lib.VHU_STOP_DRAIN, StopMode.ABANDON: lib.VHU_STOP_ABANDON}
 _FD = {RingFd.KICK: lib.VHU_FD_KICK, RingFd.CALL: lib.VHU_FD_CALL, RingFd.ERR: lib.VHU_FD_ERR}
-_AREAS = ("desc", "driver", "device")
-_SHARE = "share the guest's memory (QEMU: a memory-backend with share=on)"
 _INTERRUPT_SECONDS = 0.1
 """How long a worker may take over a change before it is looked upon as held up by a peer's fd."""
 
@@ -228,43 +227,12 @@ class SoftwareDatapath:
         waiting = []
         for queue in self._queues:
             if queue.start is not None:
-                self._place(queue, self._areas_or_nowhere(queue.start))
+                # the engine breaks a ring that is nowhere
+                areas = find_areas(queue.start, snapshot.uva_to_hva)
+                self._place(queue, areas or (0, 0, 0))
                 waiting.append((queue, queue.want()))
         for queue, number in waiting:
             await self._applied(queue, number)
-
-    def _areas_or_nowhere(self, start: RingStart) -> tuple[int, ...]:
-        """Host addresses of a running ring's areas; the engine breaks a ring that is nowhere."""
-        try:
-            return self._areas(start)
-        except RequestError:
-            return (0, 0, 0)
-
-    def _areas(self, start: RingStart) -> tuple[int, ...]:
-        """Host addresses of a ring's areas. Raises as `_area`."""
-        return tuple(self._area(start, area) for area in range(len(_AREAS)))
-
-    def _area(self, start: RingStart, area: int) -> int:
-        """Host address of one of a ring's areas.
-
-        Raises:
-            RequestError: it does not lie inside guest memory.
-        """
-        name = _AREAS[area]
-        address = getattr(start, name)
-        size = int(lib.vhu_ring_area_size(int(start.features), start.num, area))
-        hva = self._snapshot.uva_to_hva(address, size) if self._snapshot else None
-        if hva is None:
-            rule = f"its {size} bytes lie inside one region of the memory table"
-            if self._snapshot is None or not self._snapshot.regions:
-                rule += f", which is empty: {_SHARE}"
-            raise RequestError(
-                errno.EFAULT,
-                rule,
-                field=name,
-                value=f"{address:#x}",
-            )
-        return hva
 
     def _place(self, queue: _Queue, addresses: tuple[int, ...]) -> None:
         config = queue.wanted.config
@@ -274,7 +242,7 @@ class SoftwareDatapath:
     async def start_queue(self, index: int, start: RingStart, kick: OwnedFd | None) -> None:
         """Start ring `index`. See `Datapath.start_queue`."""
         queue = self._queues[index]
-        addresses = self._areas(start)
+        addresses = require_areas(start, self._snapshot, Snapshot.uva_to_hva)
         state = start.state
         self._place(queue, addresses)
         config = queue.wanted.config
