@@ -44,8 +44,11 @@ __all__ = ["Parts", "VirtioPciAccelerator"]
 
 _log = logging.getLogger(__name__)
 
-_SHARED_PAUSE = 0.05
-"""Seconds between two looks at the configuration where its vector may as well mean a queue."""
+_PAUSE = 0.05
+"""Seconds between two looks at the configuration: its vector may as well mean a queue, and a device
+may interrupt as often as it likes."""
+_LONG_PAUSE = 1.0
+"""The same after a look that failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class VirtioPciAccelerator(Accelerator):
         self._parts = parts
         self._lock = trio.Lock()
         self._news = NewsBoard()
+        self._failure = ""
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[Parts]:
@@ -114,6 +118,8 @@ class VirtioPciAccelerator(Accelerator):
         async with self._alone() as parts:
             await parts.negotiation.reset()
             parts.queues.forget()
+            self._failure = ""
+            self._news.take_back(AcceleratorNews.FAILED)
 
     async def set_features(self, features: VirtioFeatures) -> None:
         """Negotiate with a device that was reset. See `Accelerator.set_features`."""
@@ -220,8 +226,10 @@ class VirtioPciAccelerator(Accelerator):
 
     def fail(self, reason: str) -> None:
         """Note that the device serves nothing any more."""
-        name = self.identity.name
-        _log.error("%s", reason if name in reason else f"{name}: {reason}")
+        if reason != self._failure:
+            name = self.identity.name
+            _log.error("%s", reason if name in reason else f"{name}: {reason}")
+        self._failure = reason
         self._news.tell(AcceleratorNews.FAILED)
 
     async def watch_presence(self) -> None:
@@ -229,7 +237,7 @@ class VirtioPciAccelerator(Accelerator):
         self.fail(await self._parts.device.gone())
 
     async def watch_config(self) -> None:
-        """Take configuration interrupts, until the device is gone."""
+        """Take configuration interrupts."""
         vectors = self._parts.vectors
         event = vectors.config_event
         while True:
@@ -239,10 +247,9 @@ class VirtioPciAccelerator(Accelerator):
             try:
                 await self._take_config_interrupt()
             except OSError as error:
-                self.fail(str(error))
-                return
-            if vectors.config_shared:
-                await trio.sleep(_SHARED_PAUSE)
+                self.fail(error.strerror or str(error))
+                await trio.sleep(_LONG_PAUSE)
+            await trio.sleep(_PAUSE)
 
     async def _take_config_interrupt(self) -> None:
         parts = self._parts

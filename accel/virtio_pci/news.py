@@ -21,6 +21,10 @@ class NewsBoard:
         self._pending.add(news)
         self._changed.set()
 
+    def take_back(self, news: AcceleratorNews) -> None:
+        """Leave unsaid what is no longer true."""
+        self._pending.discard(news)
+
     async def wait(self) -> AcceleratorNews:
         """Wait for news; each is given once. Cancellable."""
         while not self._pending:

@@ -34,7 +34,8 @@ class Vectors:
         queues: how many queues it has.
 
     Attributes:
-        config_event: eventfd that the configuration's vector signals.
+        config_event: eventfd that says that the configuration's vector was signalled. The device's
+            server never has it: it could let whoever reads it wait.
         config_shared: whether that vector may as well mean a queue.
     """
 
@@ -73,8 +74,6 @@ class Vectors:
         Raises:
             OSError: the device or the host refused.
         """
-        if not self.config_shared:
-            await self._device.set_vectors({self.config: self.config_event})
         shared = [vector for vector in self._used() if self._is_shared(vector)]
         if not shared:
             return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import trio
-from pci_rig import Shape
+from pci_rig import ModelDevice, Shape
 
+from accel.virtio_pci import accelerator as accelerator_module
 from protocol.virtio import VirtioFeatures
 from protocol.virtio.pci import CommonRegister, DeviceStatus
 from vhostuser.datapath import AcceleratorNews
@@ -134,3 +135,43 @@ async def test_the_configuration_vector_is_bound_again_after_a_reset(driven):
         await accelerator.set_features(GUEST)
         assert model.config_vector == 0
         assert (CommonRegister.CONFIG_MSIX_VECTOR, 0) in model.writes
+
+
+async def test_a_failure_that_a_reset_has_mended_is_not_told_and_the_next_one_is(driven, caplog):
+    async with driven() as (model, accelerator):
+        accelerator.fail("for a test")
+        await accelerator.reset()
+        await accelerator.set_features(GUEST)
+        accelerator._news.tell(AcceleratorNews.CONFIG_CHANGED)
+        assert await _news(accelerator) is AcceleratorNews.CONFIG_CHANGED
+        model.status |= DeviceStatus.NEEDS_RESET
+        model.interrupt(0)
+        assert await _news(accelerator) is AcceleratorNews.FAILED
+
+
+async def test_after_an_access_that_failed_the_configuration_is_still_watched(
+    driven, monkeypatch, caplog
+):
+    monkeypatch.setattr(accelerator_module, "_LONG_PAUSE", 0.01)
+    async with driven() as (model, accelerator):
+        await accelerator.set_features(GUEST)
+        model.dead = True
+        model.interrupt(0)
+        assert await _news(accelerator) is AcceleratorNews.FAILED
+        model.dead = False
+        model.interrupt(0)
+        assert await _news(accelerator) is AcceleratorNews.CONFIG_CHANGED
+
+
+async def test_the_device_never_has_the_eventfd_on_which_its_driver_waits(driven, monkeypatch):
+    given = []
+    bind = ModelDevice.set_vectors
+
+    async def noted(model, fds):
+        given.extend(fd for fd in fds.values() if fd is not None)
+        await bind(model, fds)
+
+    monkeypatch.setattr(ModelDevice, "set_vectors", noted)
+    async with driven() as (_, accelerator):
+        assert given
+        assert accelerator._parts.vectors.config_event not in given
