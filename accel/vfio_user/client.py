@@ -35,6 +35,12 @@ _MOST_MAPS = 65535
 _MOST_ASKED = 3
 """How often a description is asked for: it may need more room each time, but not for ever."""
 
+_FIRST_WORDS = {
+    errno.ETIMEDOUT: "a server may have one client at a time, so end the other one first",
+    errno.ENODEV: "make sure that it speaks vfio-user",
+}
+"""What to do when the first message leads nowhere, by errno."""
+
 _R = TypeVar("_R", bound=wire.Message)
 
 
@@ -89,7 +95,14 @@ class VfioUserClient:
                 pgsizes=wire.DEFAULT_PGSIZES,
             )
         )
-        await self._ask(proposal, wire.VersionReply)
+        try:
+            await self._ask(proposal, wire.VersionReply)
+        except AcceleratorError as error:
+            number = error.errno or errno.EIO
+            if number not in _FIRST_WORDS:
+                raise
+            text = f"{error.strerror}: {_FIRST_WORDS[number]}"
+            raise AcceleratorError(text, number) from error
 
     async def device_info(self) -> wire.DeviceInfo:
         """Return how many regions and interrupts the device has. Raises as `agree`."""

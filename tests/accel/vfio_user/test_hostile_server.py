@@ -169,6 +169,19 @@ async def test_a_bad_version_is_said(script, answer, text):
         await discover(script)
 
 
+@pytest.mark.parametrize(
+    ("leaves", "text"),
+    [(True, "make sure that it speaks vfio-user"), (False, "end the other one first")],
+)
+async def test_a_server_without_first_words_is_told_with_what_to_do(autojump_clock, leaves, text):
+    ours, theirs = trio_pair()
+    with theirs, refused(text):
+        if leaves:
+            theirs.shutdown(socket.SHUT_WR)
+        async with over(ours, NAME):
+            pass
+
+
 async def test_fds_that_come_with_a_version_are_closed(script):
     with memfd(PAGE) as fd:
         script.fds[1] = [fd] * 100
