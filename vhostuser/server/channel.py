@@ -89,13 +89,16 @@ class BackendChannel:
         )
         self._answer_seconds = answer_seconds
         self._send, self._queue = trio.open_memory_channel[_Asked](_MOST_QUEUED)
+        self._posted: set[Message] = set()
         self._current: _Asked | None = None
         self._scope = trio.CancelScope()
         self._closed = trio.Event()
 
     def post(self, message: Message) -> None:
-        """Queue a request whose answer does not matter; dropped when too many wait."""
-        self._enqueue(_Asked(message, matters=False))
+        """Queue news whose answer does not matter; what waits already is not said twice."""
+        if message not in self._posted:
+            self._posted.add(message)
+            self._enqueue(_Asked(message, matters=False))
 
     async def ask(self, message: Message, fds: Sequence[OwnedFd] = ()) -> bool:
         """Queue a request and wait until it was done.
@@ -142,6 +145,8 @@ class BackendChannel:
     async def _write(self) -> None:
         async for asked in self._queue:
             self._current = asked
+            if not asked.matters:
+                self._posted.discard(asked.message)
             try:
                 await self._ask(asked)
             except (OSError, ProtocolError) as error:

@@ -66,6 +66,20 @@ async def test_what_is_posted_arrives(ends):
         nursery.cancel_scope.cancel()
 
 
+async def test_news_that_waits_is_not_said_twice(ends, caplog):
+    channel, peer = ends
+    for _ in range(1000):
+        channel.post(ConfigChange())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.run)
+        await wait_all_tasks_blocked()
+        channel.post(ConfigChange())
+        await wait_all_tasks_blocked()
+        assert len(peer.recv(100)) == 2 * HEADER
+        nursery.cancel_scope.cancel()
+    assert "dropped" not in caplog.text
+
+
 async def test_fds_of_an_unfinished_message_are_closed(ends, caplog):
     channel, peer = ends
     before = open_fds()
