@@ -86,24 +86,39 @@ def look(sysfs: Sysfs, function: PciFunction) -> Entry:
 
 
 def _judge(sysfs: Sysfs, function: PciFunction) -> tuple[str, str]:
-    if function.bridge:
-        return "no", "it is a bridge"
-    try:
-        iommu_group(sysfs, function)
-    except UsageError:
-        return "no", "no IOMMU; turn it on in the firmware and on the kernel's command line"
-    uses = sysfs.uses(function)
-    if uses:
-        return "no", f"the host uses it: {', '.join(uses)}"
+    obstacle = _obstacle(sysfs, function)
+    if obstacle:
+        return "no", obstacle
     together = " ".join(other.address for other in strangers(sysfs, function))
     if together:
         return "free", (
             "its IOMMU group can only be taken whole: "
             f"vhostuser accel bind {function.address} {together}"
         )
-    if function.driver is None or "vfio" not in function.driver:
+    if not _taken(function):
         return "free", f"vhostuser accel bind {function.address}"
     return "ready", f"--accel vfio:{function.address}"
+
+
+def _obstacle(sysfs: Sysfs, function: PciFunction) -> str:
+    """Say what stands in the way of a device; empty: nothing does."""
+    if function.bridge:
+        return "it is a bridge"
+    try:
+        iommu_group(sysfs, function)
+    except UsageError:
+        return "no IOMMU; turn it on in the firmware and on the kernel's command line"
+    uses = sysfs.uses(function)
+    if uses:
+        return f"the host uses it: {', '.join(uses)}"
+    if not function.virtio and not _taken(function):
+        # Who makes virtio devices under numbers of their own knows that they do.
+        return f"no virtio device by its numbers; if it is one: accel bind {function.address}"
+    return ""
+
+
+def _taken(function: PciFunction) -> bool:
+    return function.driver is not None and "vfio" in function.driver
 
 
 def _kind(function: PciFunction) -> str:

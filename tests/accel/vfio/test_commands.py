@@ -91,6 +91,17 @@ def test_list_shows_all_devices_as_objects(sysfs, accel, capsys, monkeypatch):
     }
 
 
+@pytest.mark.parametrize(
+    ("driver", "status"), [("nvme", "no"), (None, "no"), ("vfio-pci", "ready")]
+)
+def test_list_advises_to_bind_no_device_that_is_hardly_virtio(sysfs, accel, capsys, driver, status):
+    sysfs.add(FIRST, driver=driver, group="1", ids=(0x8086, 1), class_code=0x010802)
+    assert accel("list", "--all") == 0
+    line = capsys.readouterr().out
+    assert line.startswith(status)
+    assert ("no virtio device by its numbers" in line) == (status == "no")
+
+
 def test_list_says_that_there_is_nothing(accel, capsys):
     assert accel("list") == 0
     assert "no virtio device on its PCI bus; --all" in capsys.readouterr().out
