@@ -32,6 +32,7 @@ _INDEX_OFFSET = 2
 """Bytes from the beginning of a split ring's available or used area to its index."""
 _FLAGS_OFFSET = 14
 """Bytes from the beginning of a packed ring's descriptor to its flags."""
+_DESCRIPTOR_SIZE = 16
 _DRAIN_SECONDS = 1.0
 _LOOK_SECONDS = 0.001
 _NOWHERE = RingState(avail=1, used=1, avail_wrap=False, used_wrap=False)
@@ -301,8 +302,7 @@ class PassedRing:
         if self.start is None or self.place is None:
             return False
         if VirtioFeatures.RING_PACKED in self.start.features:
-            flags = _u16_at(self.place.desc_hva + _FLAGS_OFFSET)
-            return bool(flags & DescFlags.USED)
+            return _packed_was_used(self.place.desc_hva, self.start.num)
         return _u16_at(self.place.device_hva + _INDEX_OFFSET) != 0
 
     async def lift_off_device(self) -> None:
@@ -380,6 +380,20 @@ class PassedRing:
 
 def _u16_at(hva: int) -> int:
     return int.from_bytes(ffi.buffer(ffi.cast("char *", hva), 2), "little")
+
+
+def _packed_was_used(descriptors: int, num: int) -> bool:
+    """Whether a packed ring is past its beginning, as far as its descriptors tell.
+
+    In every second lap a used descriptor has neither flag, as one that was never touched: then the
+    rest of the first descriptor tells, and those of the lap before have the flag.
+    """
+    table = bytes(ffi.buffer(ffi.cast("char *", descriptors), num * _DESCRIPTOR_SIZE))
+    first = table[_FLAGS_OFFSET] | table[_FLAGS_OFFSET + 1] << 8
+    if any(table[:_DESCRIPTOR_SIZE]) and not first & DescFlags.AVAIL:
+        return True
+    high_bytes = table[_FLAGS_OFFSET + 1 :: _DESCRIPTOR_SIZE]
+    return any(byte & DescFlags.USED >> 8 for byte in high_bytes)
 
 
 async def _remove(route: Route | None) -> None:

@@ -274,6 +274,19 @@ async def test_nobody_goes_on_where_requests_out_of_order_were_under_way(tmp_pat
     assert "nobody knows where the ring stands" in caplog.text
 
 
+@pytest.mark.parametrize("requests", [0, 1, 63, 65, 70, 127, 129, 200])
+async def test_a_packed_ring_that_was_used_is_known_in_every_lap(tmp_path, requests):
+    packed = WANTED | VirtioFeatures.RING_PACKED
+    with entropy() as accelerator:
+        async with (
+            served(tmp_path, accelerator) as server,
+            started(tmp_path, features=packed) as client,
+        ):
+            for _ in range(requests):
+                await random_bytes(client)
+            assert server.device.datapath._rings[0].was_used() == bool(requests)
+
+
 async def test_the_position_of_a_packed_ring_is_lost_with_its_device(tmp_path, caplog):
     packed = WANTED | VirtioFeatures.RING_PACKED
     with entropy() as accelerator:
