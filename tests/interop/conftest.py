@@ -85,8 +85,8 @@ class Backend:
         self.process.send_signal(signal.SIGTERM)
         self.expect_end()
 
-    def expect_end(self) -> None:
-        assert self.process.wait(_END_SECONDS) == 0, self.log
+    def expect_end(self, status: int = 0) -> None:
+        assert self.process.wait(_END_SECONDS) == status, self.log
         with self.news:
             self.news.wait_for(lambda: self.ended, _END_SECONDS)
         with self.news:

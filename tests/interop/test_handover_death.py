@@ -29,6 +29,7 @@ _FAILED = "failed: it is gone, or needs a reset"
 _TAKEN_OVER = "the software goes on at"
 _SOFTWARE = "is served by the software: the accelerator is out of use"
 _BROKEN = "is served no longer: the accelerator failed: "
+_ENDED = "is gone: start it, and then this again"
 _NOT_IN_ORDER = "requests were under way, and without IN_ORDER nobody knows"
 
 
@@ -193,5 +194,6 @@ def test_without_software_rings_break_and_the_machine_stays(
 
     assert served.log.count(_BROKEN) == 2
     assert "there is no software that reaches its store" in served.log
-    served.troubles = (_GONE, _FAILED, _BROKEN, refused)
-    served.terminate()
+    served.troubles = (_GONE, _FAILED, _BROKEN, refused, _ENDED)
+    served.expect_end(1)  # a service manager starts it again
+    assert _ENDED in served.log

@@ -199,6 +199,8 @@ class PassedRing:
                 os.eventfd_read(counter.fileno())
                 try:
                     await self._accelerator.ring(self.index)
+                except OSError as error:  # a device that is gone says so itself
+                    _log.warning("ring %d: a kick did not reach the device: %s", self.index, error)
                 except Exception:  # noqa: BLE001 - a bug of the driver ends its own ring only
                     _log.exception("ring %d: its doorbell cannot be rung", self.index)
                     return

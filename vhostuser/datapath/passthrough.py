@@ -57,7 +57,11 @@ class Software:
 
 
 class PassthroughDatapath:
-    """Rings that an accelerator serves. Make it with `async with PassthroughDatapath.open(...)`."""
+    """Rings that an accelerator serves. Make it with `async with PassthroughDatapath.open(...)`.
+
+    Attributes:
+        gone: set when a session has ended and no reset mends a device that has failed.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class PassthroughDatapath:
         self._lock = trio.Lock()
         self._events: DatapathEvents | None = None
         self._rings = [PassedRing(index, accelerator, relay, nursery) for index in range(queues)]
+        self.gone = trio.Event()
         self._life = DeviceRun(accelerator, self._memory, self._rings, self, nursery)
 
     @classmethod
@@ -309,6 +314,8 @@ class PassthroughDatapath:
                 for ring in self._rings:
                     await ring.abandon()
                 await self._life.reset_if_idle()
+                if self._life.failed:
+                    self.gone.set()
                 await self._memory.clear()
                 if self._software is not None:
                     await self._software.datapath.leave()

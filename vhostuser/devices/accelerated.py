@@ -10,10 +10,13 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import trio
+
 from protocol.vhost_user import CURRENT, ProtocolFeatures
 from protocol.virtio import OF_THE_BUS, VirtioFeatures
 from vhostuser.datapath import PassthroughDatapath, Software
 from vhostuser.devices.base import DeviceProfile
+from vhostuser.errors import AcceleratorError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,7 +90,8 @@ class AcceleratedDevice:
                 cannot. It must outlive the block.
 
         Raises:
-            OSError: the host is out of threads or file descriptors.
+            OSError: the host is out of threads or file descriptors. Later: the accelerator is gone,
+                its last front-end has left, and there is no software; in an exception group.
         """
         profile = _profile(accelerator, software)
         if hand_over:
@@ -99,10 +103,16 @@ class AcceleratedDevice:
         size = 0
         if accelerator.identity.device_id == _BLOCK:
             size = int.from_bytes(await accelerator.read_config(0, 8), "little") * _SECTOR
-        async with PassthroughDatapath.open(
-            accelerator, queues=profile.queues, software=below
-        ) as datapath:
+        async with (
+            PassthroughDatapath.open(
+                accelerator, queues=profile.queues, software=below
+            ) as datapath,
+            trio.open_nursery() as nursery,
+        ):
+            if software is None:
+                nursery.start_soon(_end_when_gone, datapath.gone, accelerator.identity.name)
             yield cls(accelerator, datapath, profile, software, size)
+            nursery.cancel_scope.cancel()
 
     def use_features(self, features: VirtioFeatures) -> None:
         """Pass on what the driver has accepted. See `Device`."""
@@ -122,6 +132,12 @@ class AcceleratedDevice:
         """Write to the accelerator's configuration space. See `Device`."""
         del migration
         await self._accelerator.write_config(offset, data)
+
+
+async def _end_when_gone(gone: trio.Event, name: str) -> None:
+    """Serve nobody with a device that can serve nothing: whoever starts it starts us again."""
+    await gone.wait()
+    raise AcceleratorError(f"the accelerator {name} is gone: start it, and then this again")
 
 
 def _profile(accelerator: Accelerator, software: Device | None) -> DeviceProfile:

@@ -12,6 +12,7 @@ from passed_rig import WANTED, random_bytes, served, started, until_broken
 from protocol.vhost_user import CURRENT, RFC_V1, RFC_V2, AddMemReg
 from protocol.virtio import VirtioFeatures
 from vhostuser.datapath import AcceleratorNews
+from vhostuser.errors import leaves
 from vhostuser.frontend import (
     RegionLayout,
     RequestRefusedError,
@@ -140,18 +141,21 @@ async def test_a_device_that_a_reset_mends_serves_the_next_front_end(tmp_path, c
     assert "works again" in caplog.text
 
 
-async def test_a_device_that_no_reset_mends_is_refused_with_the_reason(tmp_path, caplog):
-    with entropy() as accelerator:
+async def test_a_device_that_no_reset_mends_ends_when_its_front_end_has_left(tmp_path):
+    async def burn(accelerator):
         async with served(tmp_path, accelerator):
             async with started(tmp_path) as client:
                 accelerator.burnt = True
                 accelerator.say(AcceleratorNews.FAILED)
                 with pytest.raises(RingError, match="broken"):
                     await until_broken(client)
-            with pytest.raises(RequestRefusedError):
-                async with started(tmp_path):
-                    pass
-    assert "out of use: it is gone" in caplog.text
+                assert await client.get_config(0, 4) == bytes(4), "its front-end is not left"
+            await trio.sleep_forever()
+
+    with entropy() as accelerator, pytest.raises(ExceptionGroup) as caught:
+        await burn(accelerator)
+    (error,) = leaves(caught.value)
+    assert "entropy is gone: start it, and then this again" in str(error)
 
 
 async def test_after_its_failure_a_device_gets_the_memory_that_came_meanwhile(tmp_path):
