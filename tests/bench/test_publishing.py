@@ -162,13 +162,26 @@ def test_results_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
 
 
 def test_a_later_measurement_replaces_its_own_rows_only() -> None:
-    results, newer = all_results(), Results(machine={}, versions={})
+    results = all_results()
+    newer = Results(machine=results.machine, versions={})
     newer.rows[_ROW.name] = Outcome(row=_ROW, runs=[])
     newer.when[_ROW.name] = "2026-02-02"
     results.add(newer)
     assert results.rows[_ROW.name].runs == []
     assert len(results.rows) == len(ROWS)
     assert set(results.when.values()) == {"2026-01-01", "2026-02-02"}
+
+
+def test_figures_of_another_processor_say_so() -> None:
+    results, newer = all_results(), Results(machine={"processor": "Z80"}, versions={})
+    results.machine = {"processor": "6502"}
+    newer.when[_ROW.name] = "2026-02-02"
+    results.add(newer)
+    assert results.when.pop(_ROW.name) == "2026-02-02"
+    assert set(results.when.values()) == {"2026-01-01 on a processor of another kind: 6502"}
+    before = dict(results.when)
+    results.add(Results(machine={"processor": "68000"}, versions={}))
+    assert before.items() <= results.when.items(), "said once"
 
 
 def test_the_page_holds_every_row_and_says_what_was_missed() -> None:

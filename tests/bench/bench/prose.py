@@ -53,8 +53,7 @@ METHOD = """\
   page every 100 µs: this is most of the latency there.
 - A million requests: counted is all that the scheduler saw of our process (`schedstat` of each
   thread) from before the first request until after the last one; at least a thousand doorbells and
-  interrupts must have been among them. The load begins six seconds after the driver came: once,
-  after five, our process looks whether the guest's memory is shared.
+  interrupts must have been among them.
 - Relay: the engine's own thread on processor 0, alone in its process but for the thread that kicks.
 - vfio-user: "blocking client, our device" is our client for threads at the simulated disk. The
   server "C" is an echo of 40 lines that knows nothing of devices; "C, C" is that echo at the other

@@ -179,8 +179,9 @@ def _state(outcome: Outcome, state: State | None) -> str:
 def _machine(results: Results) -> Iterator[str]:
     yield "## Machine and versions\n"
     yield _table(("what", "value"), [*results.machine.items(), *results.versions.items()])
-    days = sorted(set(results.when.values()))
-    yield f"Measured: {', '.join(days)}.\n"
+    whens = Counter(results.when.values())
+    told = [f"{count} rows and checks {when}" for when, count in sorted(whens.items())]
+    yield f"Measured: {'; '.join(told)}.\n"
     states = Counter(run.state for outcome in results.rows.values() for run in outcome.runs)
     kept = Counter[str]()
     for outcome in results.rows.values():

@@ -24,6 +24,9 @@ __all__ = ["Results"]
 _ROUNDED = 3
 
 
+_ELSEWHERE = " on a processor of another kind: "
+
+
 @dataclass(slots=True, kw_only=True)
 class Results:
     """Figures and where they come from.
@@ -31,7 +34,7 @@ class Results:
     Attributes:
         machine: what it ran on, by name of the property.
         versions: of everything that took part.
-        when: date of each row and check, by its name.
+        when: date of each row and check, by its name, and the processor if it was another one.
         rows: outcome of each row, by its name.
         checks: outcome of each check, by its name.
     """
@@ -50,7 +53,12 @@ class Results:
         return rows + checks
 
     def add(self, newer: Results) -> None:
-        """Take over what was measured later, row by row; the machine must be the same one."""
+        """Take over what was measured later, row by row; what stays says if it is of elsewhere."""
+        before = self.machine.get("processor", "")
+        if before != newer.machine.get("processor"):
+            for name, when in self.when.items():
+                if _ELSEWHERE not in when:
+                    self.when[name] = f"{when}{_ELSEWHERE}{before}"
         self.machine, self.versions = newer.machine, newer.versions
         self.when |= newer.when
         self.rows |= newer.rows
