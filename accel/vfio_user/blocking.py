@@ -34,9 +34,10 @@ __all__ = ["BlockingClient"]
 
 _MOST_FDS = 64
 _ROOM = 4096
-"""Bytes of an answer to an access that is read at once; longer ones go the longer way."""
+"""Bytes of an access whose answer comes in one piece, as a rule; longer ones go the longer way."""
 
 _HEAD = hot.REGION_MESSAGE.size
+_MOST_PREPARED = 1024
 
 
 class BlockingClient(Closing):
@@ -61,12 +62,12 @@ class BlockingClient(Closing):
         self._connection = wire.Connection(
             wire.Role.CLIENT, limits=wire.Limits(max_msg_fds=_MOST_FDS)
         )
-        self._next_id = self._connection.next_id
         self._send = sock.sendall
         self._receive = sock.recv
+        self._reads: dict[tuple[int, int, int], tuple[bytes, bytes, int]] = {}
         try:
             self._set_deadlines()
-            self._close_fds(self.ask(wire.Version.offering(wire.Capabilities())))
+            self._agree()
         except BaseException:
             self.close()
             raise
@@ -94,6 +95,13 @@ class BlockingClient(Closing):
             ) from error
         return cls(sock, f"vfio-user:{path}", seconds=seconds)
 
+    def _agree(self) -> None:
+        self._close_fds(self.ask(wire.Version.offering(wire.Capabilities())))
+        agreed = self._connection.negotiated
+        assert agreed is not None  # by the answer
+        self._most = agreed.max_data_xfer_size
+        self._most_plain = min(_ROOM, self._most)
+
     def _set_deadlines(self) -> None:
         # By the kernel: a socket that Python times asks before each call whether it would wait.
         self._socket.settimeout(None)
@@ -106,35 +114,54 @@ class BlockingClient(Closing):
 
     def read(self, region: int, offset: int, count: int) -> bytes:
         """Read from a region, in as many messages as it takes. Raises as the class."""
-        if not 0 <= count <= _ROOM - _HEAD or self._ended is not None:
+        prepared = self._reads.get((region, offset, count)) or self._prepare(region, offset, count)
+        if prepared is None:
             return self._read_long(region, offset, count)
-        number = self._next_id()
+        command, plain, size = prepared
         try:
-            command = hot.pack_region_read(number, region, offset, count)
-            plain = hot.pack_region_read_answer(number, region, offset, count)
-        except struct.error:
-            return self._read_long(region, offset, count)  # which says what is wrong
-        answer = self._exchange(command)
-        if len(answer) == _HEAD + count and answer.startswith(plain):
+            self._send(command)
+            answer = self._receive(size)
+        except OSError as error:
+            self._fail(error)
+        if len(answer) == size and answer.startswith(plain):
             return answer[_HEAD:]
         message = wire.RegionRead(region=region, offset=offset, count=count)
         return self._data_of(self._take_over(message, command, answer))
 
+    def _prepare(self, region: int, offset: int, count: int) -> tuple[bytes, bytes, int] | None:
+        """Make a command, and what its plain answer begins with and how long that is.
+
+        All accesses have one id: there is one at a time, and none is asked twice. They are made
+        anew once the connection has given that id to something else, or has ended.
+        """
+        if not 0 <= count <= self._most_plain or self._ended is not None:
+            return None
+        if len(self._reads) >= _MOST_PREPARED:
+            self._reads.clear()
+        number = self._connection.next_id()
+        try:
+            command = hot.pack_region_read(number, region, offset, count)
+            plain = hot.pack_region_read_answer(number, region, offset, count)
+        except struct.error:
+            return None
+        prepared = command, plain, _HEAD + count
+        self._reads[region, offset, count] = prepared
+        return prepared
+
     def _read_long(self, region: int, offset: int, count: int) -> bytes:
         parts = []
-        most = self._most_data
-        for done in range(0, count, most) or (0,):
-            part = min(most, count - done)
+        for done in range(0, count, self._most) or (0,):
+            part = min(self._most, count - done)
             message = wire.RegionRead(region=region, offset=offset + done, count=part)
             parts.append(self._data_of(self.ask(message)))
         return b"".join(parts)
 
     def write(self, region: int, offset: int, data: bytes) -> None:
         """Write to a region, in as many messages as it takes. Raises as the class."""
-        if len(data) > _ROOM or self._ended is not None:
+        if len(data) > self._most_plain or self._ended is not None:
             self._write_long(region, offset, data)
             return
-        number = self._next_id()
+        number = self._connection.next_id()
         try:
             command = hot.pack_region_write(number, region, offset, data)
             plain = hot.pack_region_write_answer(number, region, offset, len(data))
@@ -147,9 +174,8 @@ class BlockingClient(Closing):
             self._close_fds(self._take_over(message, command, answer))
 
     def _write_long(self, region: int, offset: int, data: bytes) -> None:
-        most = self._most_data
-        for done in range(0, len(data), most) or (0,):
-            part = data[done : done + most]
+        for done in range(0, len(data), self._most) or (0,):
+            part = data[done : done + self._most]
             message = wire.RegionWrite(region=region, offset=offset + done, data=part)
             self._close_fds(self.ask(message))
 
@@ -169,15 +195,10 @@ class BlockingClient(Closing):
         self._transmit(outgoing.data)
         return self._await(message)
 
-    @property
-    def _most_data(self) -> int:
-        agreed = self._connection.negotiated
-        assert agreed is not None  # the constructor has seen to it
-        return agreed.max_data_xfer_size
-
     def _make(self, message: Message, *, posted: bool = False) -> wire.Outgoing:
         if self._ended is not None:
             raise AcceleratorError(self._ended, errno.ENODEV)
+        self._reads.clear()
         try:
             return self._connection.request(message, no_reply=posted)
         except wire.LocalProtocolError as error:
@@ -187,7 +208,7 @@ class BlockingClient(Closing):
         """Send a whole command; return what came next, in one piece as a rule."""
         try:
             self._send(command)
-            return self._receive(_ROOM)
+            return self._receive(_HEAD)
         except OSError as error:
             self._fail(error)
 
@@ -285,6 +306,7 @@ class BlockingClient(Closing):
         if self._ended is None:
             self._ended = reason
             self._connection.close()
+            self._reads.clear()
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SECONDS = 30.0
 READ, WRITE, DMA_READ = 9, 10, 11
-VERSION_REPLY = b"\0\0\2\0" + b'{"capabilities":{"max_data_xfer_size":8192}}\0'
+VERSION_REPLY = b"\0\0\2\0" + b'{"capabilities":{"max_data_xfer_size":1024}}\0'
 
 
 async def using(device: RecordingDevice, use: Callable[[BlockingClient], None]) -> None:
@@ -147,13 +147,53 @@ def test_answers_may_come_in_pieces():
 
 
 def test_a_long_access_takes_as_many_messages_as_the_server_wants():
+    counts = []
+
     def play(sock):
         for _ in range(3):
             header, payload = hear(sock)
-            sock.sendall(answer_to(header, payload, bytes(payload[12] + 256 * payload[13])))
+            counts.append(int.from_bytes(payload[12:16], "little"))
+            sock.sendall(answer_to(header, payload, bytes(counts[-1])))
+        for _ in range(2):
+            header, payload = hear(sock)
+            counts.append(len(payload) - 16)
+            sock.sendall(answer_to(header, payload))
 
     with served_by(play) as client:
-        assert client.read(0, 0, 20000) == bytes(20000)
+        assert client.read(0, 0, 2500) == bytes(2500)
+        client.write(0, 0, bytes(1025))
+    assert counts == [1024, 1024, 452, 1024, 1]
+
+
+async def test_accesses_go_on_beside_other_commands_and_in_any_number(device):
+    def use(client):
+        for offset in range(1, 3000):
+            assert client.read(BAR, offset, 1) == b"\0"
+        client.post(BAR, 1, b"x")
+        assert client.read(BAR, 1, 1) == b"x"
+        client.ask(wire.DeviceReset())
+        client.write(BAR, 2, b"y")
+        assert client.read(BAR, 1, 1) + client.read(BAR, 2, 1) == b"xy"
+        with raises(errno.EINVAL, "the device refused"):
+            client.read(BAR, 1 << 20, 1)
+        assert client.read(BAR, 1, 1) == b"x"
+
+    await using(device, use)
+
+
+def test_what_comes_right_behind_an_answer_is_found_later():
+    def play(sock):
+        header, payload = hear(sock)
+        command = message(DMA_READ, bytes(8) + b"\4" + bytes(7), number=77)
+        sock.sendall(answer_to(header, payload, b"data") + command)
+        header, payload = hear(sock)
+        sock.sendall(answer_to(header, payload, b"more"))
+        refused, _ = hear(sock)
+        assert (refused.id, refused.error) == (77, errno.EFAULT)
+
+    with served_by(play) as client:
+        assert client.read(0, 0, 4) == b"data"
+        assert client.read(0, 0, 4) == b"more"
 
 
 def test_commands_of_the_server_are_refused_and_the_answer_is_found():
