@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import sys
@@ -24,6 +25,7 @@ __all__ = ["CLIENTS"]
 _REGION = 0
 _OFFSET = 0
 _COUNT = 4
+_BATCH = 64
 
 
 def _cpu_seconds() -> float:
@@ -32,37 +34,40 @@ def _cpu_seconds() -> float:
 
 
 class _Figures:
-    """What was counted between the end of running in and the end.
+    """When each round trip ended: the next one begins right then.
 
     Args:
         warm: seconds of running in.
         seconds: of measuring.
+
+    Attributes:
+        ends: in nanoseconds; add to it.
     """
 
     def __init__(self, warm: float, seconds: float) -> None:
+        self.ends: list[int] = []
         self._begin = time.perf_counter_ns() + int(warm * 1e9)
-        self._end = self._begin + int(seconds * 1e9)
-        self._took: list[int] = []
-        self._cpu = 0.0
+        self._seconds = seconds
+        self._cpu: float | None = None
 
-    def add(self, start: int, end: int) -> bool:
-        """Count a round trip; return whether to go on."""
-        if start >= self._begin:
-            if not self._took:
-                self._begin, self._cpu = start, _cpu_seconds()
-            self._took.append(end - start)
-        return end < self._end
+    def go_on(self) -> bool:
+        """Whether the time is not over yet; asked now and then."""
+        now = time.perf_counter_ns()
+        if self._cpu is None and now >= self._begin:
+            self._begin, self._cpu = now, _cpu_seconds()
+            self.ends[:] = [now]
+        return self._cpu is None or now < self._begin + self._seconds * 1e9
 
     def tell(self) -> None:
-        """Print them."""
-        seconds = (time.perf_counter_ns() - self._begin) / 1e9
-        cpu = _cpu_seconds() - self._cpu
-        took = sorted(self._took)
+        """Print what came of it."""
+        assert self._cpu is not None  # the time was over
+        seconds = (self.ends[-1] - self.ends[0]) / 1e9
+        took = sorted(end - start for start, end in itertools.pairwise(self.ends))
         figures = {
             "rate": len(took) / seconds,
             "p50_us": took[len(took) // 2] / 1000,
             "p99_us": took[len(took) * 99 // 100] / 1000,
-            "client_cpu": cpu / seconds,
+            "client_cpu": (_cpu_seconds() - self._cpu) / seconds,
             "requests": len(took),
             "errors": 0,
         }
@@ -72,21 +77,19 @@ class _Figures:
 def _blocking(path: str, figures: _Figures) -> None:
     now = time.perf_counter_ns
     with BlockingClient.connect(path) as client:
-        start = now()
-        client.read(_REGION, _OFFSET, _COUNT)
-        while figures.add(start, now()):
-            start = now()
-            client.read(_REGION, _OFFSET, _COUNT)
+        while figures.go_on():
+            for _ in range(_BATCH):
+                client.read(_REGION, _OFFSET, _COUNT)
+                figures.ends.append(now())
 
 
 async def _with_trio(path: str, figures: _Figures) -> None:
     now = time.perf_counter_ns
     async with connect(path) as client:
-        start = now()
-        await client.read(_REGION, _OFFSET, _COUNT)
-        while figures.add(start, now()):
-            start = now()
-            await client.read(_REGION, _OFFSET, _COUNT)
+        while figures.go_on():
+            for _ in range(_BATCH):
+                await client.read(_REGION, _OFFSET, _COUNT)
+                figures.ends.append(now())
 
 
 CLIENTS: dict[str, Callable[[str, _Figures], None]] = {

@@ -58,6 +58,7 @@ METHOD = """\
 - vfio-user: "blocking client, our device" is our client for threads at the simulated disk. The
   server "C" is an echo of 40 lines that knows nothing of devices; "C, C" is that echo at the other
   end of a loop in C. The promise is about the client: the other end is the same echo. Our device
-  answers from trio, which is most of what a round trip to it takes. On one processor nothing
-  overlaps, so that the Python of the client counts in full; nothing is promised there.
+  answers from trio, which is most of what a round trip to it takes. On two processors most of any
+  round trip is the waking up of one that sleeps; on one, nothing overlaps, and the Python of the
+  client counts in full.
 """
