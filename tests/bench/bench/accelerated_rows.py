@@ -36,7 +36,11 @@ def _hand_over_rows() -> list[Row]:
 
 
 def _round_trip_rows() -> list[Row]:
-    """A bar holds the client alone: the other end is the same for both."""
+    """A bar holds the client alone: the other end is the same for both.
+
+    On two processors most of a round trip is waking up, of which a virtual machine makes what it
+    likes: the figures are published, that is all.
+    """
     rows = []
     for together in (False, True):
         load = Load(poll=False, together=together)
@@ -55,7 +59,7 @@ def _round_trip_rows() -> list[Row]:
                 group="vfio-user",
                 title=f"read 4 bytes of a register over vfio-user, {where}",
                 contestants=tuple(contestants),
-                bars=(bar,),
+                bars=(bar,) if together else (),
                 gated=False,
             )
         )

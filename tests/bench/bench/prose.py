@@ -59,6 +59,6 @@ METHOD = """\
   server "C" is an echo of 40 lines that knows nothing of devices; "C, C" is that echo at the other
   end of a loop in C. The promise is about the client: the other end is the same echo. Our device
   answers from trio, which is most of what a round trip to it takes. On two processors most of any
-  round trip is the waking up of one that sleeps; on one, nothing overlaps, and the Python of the
-  client counts in full.
+  round trip is the waking up of one that sleeps, and nothing is promised; on one, nothing overlaps,
+  and the Python of the client counts in full.
 """
