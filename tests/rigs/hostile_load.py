@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import mmap
 import os
 import random
@@ -111,7 +112,8 @@ class Ring:
             place = AVAIL + 4 + 2 * ((self.index + number) % NUM)
             struct.pack_into("<H", self.memory, place, 2 * number)
         self.index = (self.index + NUM // 2) % 65536
-        struct.pack_into("<H", self.memory, AVAIL + 2, self.index)
+        # In one store: struct's pack_into clears the place first, and the ring is being polled.
+        ctypes.c_uint16.from_buffer(self.memory, AVAIL + 2).value = self.index
         self.notify()
 
     def wait(self) -> None:
