@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .clang import make_clang
 from .errors import PartFailedError, UnobtainableError
-from .kernels import make_guest_files
+from .kernels import make_guest_files, write_modules
 from .private_apt import PrivateApt
 
 if TYPE_CHECKING:
@@ -142,17 +142,17 @@ def _guest(folder: Path) -> None:
 
 def _vfio_kernel(folder: Path) -> None:
     """Fetch a kernel that hands devices to user space, with those drivers and the usual ones."""
-    drivers = ("virtio_pci", "virtio_blk", "virtio_net", "vfio_pci", "vfio_iommu_type1")
+    usual = ("virtio_pci", "virtio_blk", "virtio_net", "8021q")
+    drivers = (*usual, "vfio_pci", "vfio_iommu_type1")
     make_guest_files(folder, _apt(), "linux-image-6.12-cloud-amd64", drivers)
 
 
 def _uml(folder: Path) -> None:
-    """Fetch user-mode Linux; keep the program and its driver for disks, all others are built in."""
+    """Fetch user-mode Linux; keep the program and its drivers for disks and networks."""
     root = folder / "root"
     _apt().unpack(["user-mode-linux"], root)
     shutil.copy(next(root.glob("**/bin/linux.uml")), folder / "linux.uml")
-    (folder / "modules").mkdir()
-    shutil.copy(next(root.glob("**/virtio_blk.ko")), folder / "modules" / "00-virtio_blk.ko")
+    write_modules(folder, root, ("virtio_blk", "virtio_net"))
     shutil.rmtree(root)
 
 
@@ -232,7 +232,7 @@ CATALOGUE: dict[str, Part] = {
             what="a Debian kernel with VFIO, its drivers and a static busybox",
             recipe=_vfio_kernel,
         ),
-        Part(name="uml", what="user-mode Linux and its driver for disks", recipe=_uml),
+        Part(name="uml", what="user-mode Linux and its drivers for disks and networks", recipe=_uml),
         Part(name="libblkio", what="libblkio, library and headers", recipe=_libblkio),
         Part(name="clang", what="clang with libFuzzer, for the fuzz targets", recipe=_clang),
         Part(

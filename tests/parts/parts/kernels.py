@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .private_apt import PrivateApt
 
-__all__ = ["make_guest_files"]
+__all__ = ["make_guest_files", "write_modules"]
 
 
 def make_guest_files(folder: Path, apt: PrivateApt, image: str, wanted: tuple[str, ...]) -> None:
@@ -32,11 +32,22 @@ def make_guest_files(folder: Path, apt: PrivateApt, image: str, wanted: tuple[st
     apt.unpack([kernel, "busybox-static"], root)
     shutil.copy(next(root.glob("boot/vmlinuz-*")), folder / "vmlinuz")
     shutil.copy(next(p for p in root.glob("**/bin/busybox") if p.is_file()), folder / "busybox")
+    write_modules(folder, root, wanted)
+    shutil.rmtree(root)
+
+
+def write_modules(folder: Path, root: Path, wanted: tuple[str, ...]) -> None:
+    """Fill modules/ of a folder with drivers, numbered in the order of loading.
+
+    Args:
+        folder: where modules/ is made.
+        root: where the kernel's package is unpacked.
+        wanted: modules, with underscores; what they depend on comes along.
+    """
     modules = folder / "modules"
     modules.mkdir()
-    for number, (name, image_of_it) in enumerate(_with_dependencies(root, wanted)):
-        (modules / f"{number:02}-{name}.ko").write_bytes(image_of_it)
-    shutil.rmtree(root)
+    for number, (name, image) in enumerate(_with_dependencies(root, wanted)):
+        (modules / f"{number:02}-{name}.ko").write_bytes(image)
 
 
 def _with_dependencies(root: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
