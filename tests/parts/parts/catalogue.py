@@ -232,7 +232,7 @@ CATALOGUE: dict[str, Part] = {
             what="a Debian kernel with VFIO, its drivers and a static busybox",
             recipe=_vfio_kernel,
         ),
-        Part(name="uml", what="user-mode Linux and its drivers for disks and networks", recipe=_uml),
+        Part(name="uml", what="user-mode Linux, its disk and network drivers", recipe=_uml),
         Part(name="libblkio", what="libblkio, library and headers", recipe=_libblkio),
         Part(name="clang", what="clang with libFuzzer, for the fuzz targets", recipe=_clang),
         Part(
