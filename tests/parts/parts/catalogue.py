@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .clang import make_clang
+from .dpdk import make_dpdk
 from .errors import PartFailedError, UnobtainableError
+from .huge_pages import huge_pages
 from .kernels import make_guest_files, write_modules
 from .private_apt import PrivateApt
 
@@ -183,6 +185,10 @@ def _clang(folder: Path) -> None:
     make_clang(folder, _apt(), _SUITE)
 
 
+def _dpdk(folder: Path) -> None:
+    make_dpdk(folder, _apt(), _SUITE)
+
+
 def _systemd_analyze(folder: Path) -> None:
     found = shutil.which("systemd-analyze")
     if found is None:
@@ -211,6 +217,12 @@ def _loop_devices(folder: Path) -> None:
     subprocess.run([losetup, "--detach", done.stdout.strip()], check=True)
 
 
+def _huge_pages(_folder: Path) -> None:
+    """Try some: containers and users other than root cannot reserve any."""
+    with huge_pages(mib=64):
+        pass
+
+
 CATALOGUE: dict[str, Part] = {
     part.name: part
     for part in (
@@ -234,6 +246,7 @@ CATALOGUE: dict[str, Part] = {
         ),
         Part(name="uml", what="user-mode Linux, its disk and network drivers", recipe=_uml),
         Part(name="libblkio", what="libblkio, library and headers", recipe=_libblkio),
+        Part(name="dpdk", what="DPDK 22.11: testpmd, libraries and headers", recipe=_dpdk),
         Part(name="clang", what="clang with libFuzzer, for the fuzz targets", recipe=_clang),
         Part(
             name="qemu-storage-daemon",
@@ -256,6 +269,12 @@ CATALOGUE: dict[str, Part] = {
             name="loop-devices",
             what="block devices made of files",
             recipe=_loop_devices,
+            fetched=False,
+        ),
+        Part(
+            name="huge-pages",
+            what="huge pages that can be reserved for a while",
+            recipe=_huge_pages,
             fetched=False,
         ),
     )
