@@ -17,7 +17,7 @@ from accel.simulator import (
 )
 from vhostuser.cli.command import Command
 from vhostuser.datapath import WorkerOptions
-from vhostuser.devices import NetDevice, NetOptions, NetPorts
+from vhostuser.devices import NetDevice, NetOptions, NetSwitch, SwitchOptions
 from vhostuser.disks import DiskConfig, OptionTable, Source, add_arguments, given, open_device, read
 from vhostuser.disks.opening import open_endpoint
 from vhostuser.errors import UsageError
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND"]
 
 _Table = TypeVar("_Table", bound=OptionTable)
-_NET_QUEUES = 2
+_FIRST_MAC = bytes.fromhex("020000000000")
+_PEER_MAC = bytes.fromhex("020000000001")
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +125,7 @@ async def _open_blk(
 def _run_net(namespace: argparse.Namespace) -> int:
     config = _read(NetSimulatorOptions, namespace)
     options = _read(SimulatorOptions, namespace)
-    faults = _faults(namespace, _NET_QUEUES)
+    faults = _faults(namespace, NetOptions().queues)
     run_simulated(functools.partial(_open_net, config, options, faults))
     return 0
 
@@ -137,6 +138,8 @@ async def _open_net(
     sockets: Sockets,
 ) -> AsyncIterator[list[Served]]:
     paths = [path for path in (config.socket_path, config.peer) if path is not None]
+    macs = (config.mac or _FIRST_MAC, _PEER_MAC)
+    switch_options = SwitchOptions(mode="echo" if config.peer is None else "switch", ports=2)
     workers = WorkerOptions(poll_us=config.poll_us, busy_poll=config.busy_poll)
     async with contextlib.AsyncExitStack() as stack:
         endpoints = []
@@ -144,18 +147,17 @@ async def _open_net(
             endpoint = ListeningEndpoint(bind_unix(path), path)
             endpoints.append(stack.enter_context(contextlib.closing(endpoint)))
             sockets.note(path)
-        ports = await stack.enter_async_context(NetPorts.open(len(paths), workers=workers))
-        if config.peer is not None:
-            ports.connect(0, 1)
+        switch = await stack.enter_async_context(NetSwitch.open(switch_options, workers))
         served = []
-        for port, (path, endpoint) in enumerate(zip(paths, endpoints, strict=True)):
-            shown = NetOptions(
-                mac=None if port else config.mac, mtu=config.mtu, queue_size=config.queue_size
-            )
-            device = await stack.enter_async_context(NetDevice.open(ports, port, shown))
+        for number, (path, endpoint) in enumerate(zip(paths, endpoints, strict=True)):
+            shown = NetOptions(mac=macs[number], mtu=config.mtu, queue_size=config.queue_size)
+            device = await stack.enter_async_context(NetDevice.open(switch, shown))
             simulated = await stack.enter_async_context(
                 SimulatedDevice.open(
-                    device, options, name=f"simulated:net{port}", faults=faults if not port else ()
+                    device,
+                    options,
+                    name=f"simulated:net{number}",
+                    faults=() if number else faults,
                 )
             )
             words = f"a virtio network device on {path}"

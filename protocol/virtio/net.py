@@ -1,7 +1,8 @@
 """The network device's formats: features, the header of a frame and the configuration space.
 
 Only bytes and numbers, all little-endian (VERSION_1, or a legacy guest on a little-endian machine).
-Specification: VIRTIO 1.2, section 5.1 "Network Device".
+What goes through the control queue is in `protocol.virtio.net_control`. Specification: VIRTIO 1.2,
+section 5.1 "Network Device".
 """
 
 from __future__ import annotations
@@ -14,21 +15,29 @@ from typing import Self
 import construct as c
 
 from protocol.masks import complement
+from protocol.virtio.features import VirtioFeatures
 
 __all__ = [
     "NET_CONFIG_SIZE",
     "NET_HEADER_SIZE",
+    "NET_MAX_MTU",
+    "NET_MIN_MTU",
     "NetConfig",
     "NetFeature",
     "NetFeatures",
+    "NetGso",
     "NetHeader",
+    "NetHeaderFlags",
     "NetStatus",
+    "net_header_size",
 ]
 
 NET_HEADER_SIZE = 12
 """Bytes before each frame; a legacy device that does not merge buffers has two fewer."""
 NET_CONFIG_SIZE = 17
 """Bytes of the configuration space up to the duplex field."""
+NET_MIN_MTU, NET_MAX_MTU = 68, 65535
+"""What a device may say that its MTU is, bytes (5.1.4.1)."""
 
 
 class NetFeature(enum.Enum):
@@ -52,9 +61,18 @@ class NetFeature(enum.Enum):
     CTRL_VQ = 17
     CTRL_RX = 18
     CTRL_VLAN = 19
+    CTRL_RX_EXTRA = 20
     GUEST_ANNOUNCE = 21
     MQ = 22
     CTRL_MAC_ADDR = 23
+    GUEST_USO4 = 54
+    GUEST_USO6 = 55
+    HOST_USO = 56
+    HASH_REPORT = 57
+    GUEST_HDRLEN = 59
+    RSS = 60
+    RSC_EXT = 61
+    STANDBY = 62
     SPEED_DUPLEX = 63
 
     @property
@@ -86,9 +104,18 @@ class NetFeatures(enum.IntFlag, boundary=enum.KEEP):
     CTRL_VQ = 1 << NetFeature.CTRL_VQ.value
     CTRL_RX = 1 << NetFeature.CTRL_RX.value
     CTRL_VLAN = 1 << NetFeature.CTRL_VLAN.value
+    CTRL_RX_EXTRA = 1 << NetFeature.CTRL_RX_EXTRA.value
     GUEST_ANNOUNCE = 1 << NetFeature.GUEST_ANNOUNCE.value
     MQ = 1 << NetFeature.MQ.value
     CTRL_MAC_ADDR = 1 << NetFeature.CTRL_MAC_ADDR.value
+    GUEST_USO4 = 1 << NetFeature.GUEST_USO4.value
+    GUEST_USO6 = 1 << NetFeature.GUEST_USO6.value
+    HOST_USO = 1 << NetFeature.HOST_USO.value
+    HASH_REPORT = 1 << NetFeature.HASH_REPORT.value
+    GUEST_HDRLEN = 1 << NetFeature.GUEST_HDRLEN.value
+    RSS = 1 << NetFeature.RSS.value
+    RSC_EXT = 1 << NetFeature.RSC_EXT.value
+    STANDBY = 1 << NetFeature.STANDBY.value
     SPEED_DUPLEX = 1 << NetFeature.SPEED_DUPLEX.value
 
 
@@ -99,6 +126,36 @@ class NetStatus(enum.IntFlag, boundary=enum.KEEP):
     ANNOUNCE = 2
 
 
+class NetHeaderFlags(enum.IntFlag, boundary=enum.KEEP):
+    """The flags of a frame's header."""
+
+    NEEDS_CSUM = 1
+    """The checksum at csum_start + csum_offset covers the pseudo header alone."""
+    DATA_VALID = 2
+    """Only of a device: the checksum was verified."""
+
+
+class NetGso(enum.IntEnum):
+    """How a frame is to be cut into segments; `ECN` is added to one of TCP."""
+
+    NONE = 0
+    TCPV4 = 1
+    UDP = 3
+    """Into fragments; nobody is offered it."""
+    TCPV6 = 4
+    UDP_L4 = 5
+    ECN = 0x80
+
+
+_LEGACY_HEADER_SIZE = 10
+_WITH_BUFFERS = VirtioFeatures(VirtioFeatures.VERSION_1 | int(NetFeatures.MRG_RXBUF))
+
+
+def net_header_size(features: VirtioFeatures) -> int:
+    """Return how many bytes stand before a frame, where these features were negotiated."""
+    return NET_HEADER_SIZE if features & _WITH_BUFFERS else _LEGACY_HEADER_SIZE
+
+
 _HEADER = struct.Struct("<BBHHHHH")
 
 
@@ -107,8 +164,8 @@ class NetHeader:
     """What stands before each frame. Without offloads all of it is 0 but the last field.
 
     Attributes:
-        flags: bit 0: a checksum is missing (CSUM), bit 1: it was verified (GUEST_CSUM).
-        gso_type: how the frame is to be cut into segments; 0: not at all.
+        flags: `NetHeaderFlags`.
+        gso_type: a `NetGso`, or what a peer made up.
         hdr_len: bytes of the frame's own headers, where it is cut.
         gso_size: bytes of a segment's payload.
         csum_start: where the checksum begins, counted from the frame's first byte.

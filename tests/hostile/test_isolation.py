@@ -74,7 +74,7 @@ def workers(disks: DiskSet) -> int:
     rings = [
         (disk.device, ring) for disk in disks.disks for ring in range(disk.device.profile.queues)
     ]
-    return len({device.datapath._workers.of_ring(ring) for device, ring in rings})
+    return len({device.datapath._workers.at(ring) for device, ring in rings})
 
 
 async def until_left(disks: DiskSet) -> None:

@@ -49,6 +49,12 @@ QueueMaker: TypeAlias = "Callable[[Pointer, int, int], Pointer]"
 """Makes the engine's `struct vhu_queue` of a ring from a worker, the ring's index and an eventfd
 that tells of a changed status."""
 
+
+def _in_turn(index: int) -> int:
+    """Place a ring: they take turns."""
+    return index
+
+
 _FAULTS = {
     "stuck-queue": lib.VHU_MISCHIEF_STUCK,
     "lost-interrupt": lib.VHU_MISCHIEF_LOST_CALLS,
@@ -101,9 +107,16 @@ class SoftwareDatapath:
     Make it with `async with SoftwareDatapath.open(...)`; threads it started end with the block.
     """
 
-    def __init__(self, make: QueueMaker, queues: int, workers: WorkerOptions | Workers) -> None:
+    def __init__(
+        self,
+        make: QueueMaker,
+        queues: int,
+        workers: WorkerOptions | Workers,
+        place: Callable[[int], int],
+    ) -> None:
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = trio.Event()
+        self._look: Callable[[], None] | None = None
         self._watching = trio.CancelScope(shield=True)
         self._events: DatapathEvents | None = None
         self._snapshot: Snapshot | None = None
@@ -114,7 +127,7 @@ class SoftwareDatapath:
                 workers = self._owned = Workers(workers, min(workers.count, queues))
             self._workers = workers
             for index in range(queues):
-                native = make(workers.of_ring(index), index, self._event_fd)
+                native = make(workers.at(place(index)), index, self._event_fd)
                 self._queues.append(_Queue(native))
         except BaseException:
             self._destroy()
@@ -123,7 +136,12 @@ class SoftwareDatapath:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, make: QueueMaker, *, queues: int, workers: WorkerOptions | Workers
+        cls,
+        make: QueueMaker,
+        *,
+        queues: int,
+        workers: WorkerOptions | Workers,
+        place: Callable[[int], int] = _in_turn,
     ) -> AsyncIterator[SoftwareDatapath]:
         """Serve the rings of a device for the length of the block.
 
@@ -131,12 +149,13 @@ class SoftwareDatapath:
             make: makes the engine's queue of a ring; what that uses must outlive the block.
             queues: rings to serve.
             workers: the threads that serve them: to be started, or running and the caller's.
+            place: which of them serves a ring, counted modulo their number.
 
         Raises:
             OSError: the host is out of threads, memory or file descriptors, or refuses io_uring
                 where it is asked for.
         """
-        datapath = cls(make, queues, workers)
+        datapath = cls(make, queues, workers, place)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(datapath._watch)
@@ -178,6 +197,10 @@ class SoftwareDatapath:
         if self._events is not None:
             self._events.config_changed()
 
+    def on_change(self, look: Callable[[], None]) -> None:
+        """Have `look` called on the trio thread whenever the engine has published something."""
+        self._look = look
+
     async def _watch(self) -> None:
         """Take up what the engine publishes, for as long as the datapath is open.
 
@@ -192,6 +215,8 @@ class SoftwareDatapath:
                 changed.set()
                 for queue in self._queues:
                     self._report_fault(queue)
+                if self._look is not None:
+                    self._look()
 
     def _report_fault(self, queue: _Queue) -> None:
         status = queue.status()

@@ -81,9 +81,13 @@ class Workers:
             check(lib.vhu_worker_create(config, ret), "start a worker thread")
             self._native.append(ret[0])
 
-    def of_ring(self, index: int) -> Pointer:
-        """Return the engine's worker that serves ring `index`: they take turns."""
-        return self._native[index % len(self._native)]
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._native)
+
+    def at(self, place: int) -> Pointer:
+        """Return the engine's worker at a place, counted modulo their number."""
+        return self._native[place % len(self._native)]
 
     @property
     def io(self) -> str:

@@ -7,14 +7,14 @@ plain data, so that a session can be driven without a device.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from protocol.vhost_user import ProtocolFeatures
     from protocol.virtio import VirtioFeatures
     from vhostuser.datapath import Datapath
 
-__all__ = ["Device", "DeviceProfile", "SizedDevice"]
+__all__ = ["AnnouncedDevice", "Device", "DeviceProfile", "SizedDevice"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,9 @@ class DeviceProfile:
         queue_size: largest ring size accepted, in descriptors.
         features: virtio features offered, with bit 30 for protocol features.
         protocol_features: vhost-user protocol features offered.
+        queue_num: what GET_QUEUE_NUM answers, where it is not the number of rings: front-ends count
+            the pairs of a network device, and leave its control queue away.
+        mtu: largest MTU that a front-end may set; None: there is nothing to set.
     """
 
     kind: str
@@ -34,6 +37,8 @@ class DeviceProfile:
     queue_size: int
     features: VirtioFeatures
     protocol_features: ProtocolFeatures
+    queue_num: int | None = None
+    mtu: int | None = None
 
 
 class Device(Protocol):
@@ -76,3 +81,15 @@ class SizedDevice(Device, Protocol):
     @property
     def size(self) -> int:
         """Capacity in bytes, as front-ends see it."""
+
+
+@runtime_checkable
+class AnnouncedDevice(Device, Protocol):
+    """A device whose place in a network others must learn: it offers the protocol feature RARP."""
+
+    def announce(self, mac: bytes) -> None:
+        """Tell the others where the station with an address is from now on.
+
+        Raises:
+            RequestError: the address is not one that this device may use.
+        """

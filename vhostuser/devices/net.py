@@ -1,208 +1,164 @@
-"""Network devices whose frames go from port to port in the engine: back to oneself, or to a peer.
+"""The network device: a port of a switch, served to a guest by the engine.
 
-No frame passes through Python. There are no offloads: what a driver sends is whole, and so is what
-it receives. Specification: VIRTIO 1.2, section 5.1.
+What it says of itself is in `vhostuser.devices.net_profile`; frames go from port to port without
+Python, and so does what the driver says by its control queue. Specification: VIRTIO 1.2, section
+5.1.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.vhost_user import ProtocolFeatures
-from protocol.virtio import NetConfig, NetFeatures, NetStatus, VirtioFeatures
-from vhostuser.datapath import SoftwareDatapath, WorkerOptions
-from vhostuser.datapath.workers import Workers
-from vhostuser.devices.base import DeviceProfile
+from protocol.virtio import NetFeatures, NetStatus
+from vhostuser.datapath import SoftwareDatapath
+from vhostuser.devices.net_port import NetPort, NetPortOptions
+from vhostuser.devices.net_profile import NetOptions, net_config, net_profile, require_station
 from vhostuser.errors import RequestError
-from vhostuser.native import check, ffi, lib
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from vhostuser.native import Pointer
+    from protocol.virtio import VirtioFeatures
+    from vhostuser.devices.net_switch import NetSwitch
 
-__all__ = ["NetCounters", "NetDevice", "NetOptions", "NetPorts"]
+__all__ = ["NetDevice"]
 
-_QUEUES = 2
-"""A pair: the first receives, the second sends."""
-_LOCAL_MAC = bytes.fromhex("02000000")
-"""How an address begins that nobody was assigned; the port's number follows."""
-_FEATURES = (
-    VirtioFeatures.VERSION_1
-    | VirtioFeatures.RING_PACKED
-    | VirtioFeatures.INDIRECT_DESC
-    | VirtioFeatures.EVENT_IDX
-    | VirtioFeatures.IN_ORDER
-    | VirtioFeatures.PROTOCOL_FEATURES
-)
-_NET_FEATURES = NetFeatures.MAC | NetFeatures.STATUS | NetFeatures.MTU | NetFeatures.MRG_RXBUF
-_PROTOCOL_FEATURES = (
-    ProtocolFeatures.REPLY_ACK
-    | ProtocolFeatures.BACKEND_REQ
-    | ProtocolFeatures.CONFIG
-    | ProtocolFeatures.RESET_DEVICE
-    | ProtocolFeatures.CONFIGURE_MEM_SLOTS
-    | ProtocolFeatures.STATUS
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetOptions:
-    """How a port shows itself.
-
-    Attributes:
-        mac: its address, 6 bytes; None: 02:00:00:00 and the port's number.
-        mtu: largest payload of a frame, bytes; larger ones are not refused.
-        queue_size: largest ring size accepted, in descriptors.
-    """
-
-    mac: bytes | None = None
-    mtu: int = 1500
-    queue_size: int = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetCounters:
-    """What became of the frames that a port sent.
-
-    Attributes:
-        frames: its peer received them.
-        bad: dropped: not 14 to 65550 bytes, or a header that is too short or asks for offloads.
-        too_large: dropped: more than the receiver's next buffers hold.
-        no_receiver: dropped: the peer's ring is not served.
-    """
-
-    frames: int
-    bad: int
-    too_large: int
-    no_receiver: int
-
-
-class NetPorts:
-    """Ports whose frames one thread moves. Make them with `async with NetPorts.open(...)`.
-
-    Peers share that thread, and can hold up each other: a frame waits until its receiver has a
-    buffer.
-    """
-
-    def __init__(self, native: Pointer, workers: Workers) -> None:
-        self.native = native
-        self.workers = workers
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def open(
-        cls, count: int = 1, *, workers: WorkerOptions | None = None
-    ) -> AsyncIterator[NetPorts]:
-        """Have `count` ports for the length of the block; each gets back what it sends.
-
-        Args:
-            count: 1 to 4096.
-            workers: how the thread waits; their `count` is not looked at.
-
-        Raises:
-            OSError: the host is out of threads, memory or file descriptors, or `count` is not in
-                its range (EINVAL).
-        """
-        ret = ffi.new("struct vhu_net **")
-        check(lib.vhu_net_create(count, ret), f"make {count} network ports")
-        native = ret[0]
-        try:
-            threads = Workers(workers or WorkerOptions(), 1)
-        except BaseException:
-            lib.vhu_net_destroy(native)
-            raise
-        try:
-            yield cls(native, threads)
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(threads.stop)
-            threads.close()
-            lib.vhu_net_destroy(native)
-
-    def connect(self, port: int, peer: int) -> None:
-        """Have two ports receive what the other sends. Only before devices are opened on them.
-
-        Raises:
-            OSError: there is no such port (EINVAL).
-        """
-        check(lib.vhu_net_connect(self.native, port, peer), f"connect ports {port} and {peer}")
-
-    def counters(self, port: int) -> NetCounters:
-        """Return what became of the frames that `port` sent."""
-        ret = ffi.new("struct vhu_net_counters *")
-        lib.vhu_net_counters(self.native, port, ret)
-        return NetCounters(
-            frames=ret.frames, bad=ret.bad, too_large=ret.too_large, no_receiver=ret.no_receiver
-        )
-
-    def make_queue(self, port: int, worker: Pointer, index: int, event_fd: int) -> Pointer:
-        """Make the engine's queue of a port's ring `index`. Raises OSError."""
-        ret = ffi.new("struct vhu_queue **")
-        code = lib.vhu_queue_create_net(worker, self.native, port, index, event_fd, ret)
-        check(code, "create a queue")
-        return ret[0]
+_SETS_ADDRESS = NetFeatures.CTRL_VQ | NetFeatures.CTRL_MAC_ADDR
+_ANNOUNCES = NetFeatures.CTRL_VQ | NetFeatures.GUEST_ANNOUNCE
 
 
 class NetDevice:
-    """A network device at a port. Make it with `async with NetDevice.open(ports, port, options)`.
+    """A network device. Make it with `async with NetDevice.open(switch, options)`.
 
     Attributes:
         profile: what it offers.
+        port: of the switch; its own.
         datapath: what serves its rings.
     """
 
-    def __init__(self, config: NetConfig, options: NetOptions, datapath: SoftwareDatapath) -> None:
-        self.profile = DeviceProfile(
-            kind="net",
-            queues=_QUEUES,
-            queue_size=options.queue_size,
-            features=VirtioFeatures(int(_FEATURES) | int(_NET_FEATURES)),
-            protocol_features=_PROTOCOL_FEATURES,
-        )
+    def __init__(self, port: NetPort, options: NetOptions, datapath: SoftwareDatapath) -> None:
+        self.profile = net_profile(options)
+        self.port = port
         self.datapath = datapath
-        self._config = bytes(config)
+        self._options = options
+        self._features = NetFeatures(0)
+        self._asked: int | None = None  # announcements that were acknowledged when we asked for one
+        self._shown = self._config()
+        datapath.on_change(self._look)
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, ports: NetPorts, port: int = 0, options: NetOptions | None = None
+        cls, switch: NetSwitch, options: NetOptions | None = None
     ) -> AsyncIterator[NetDevice]:
-        """Have a device at a port for the length of the block; one at a time.
+        """Have a device at a new port of a switch for the length of the block.
 
         Args:
-            ports: must outlive the block.
-            port: one of them.
-            options: how it shows itself.
+            switch: must outlive the block.
+            options: how it is served.
 
         Raises:
-            OSError: the host is out of memory or file descriptors, or there is no such port.
+            OSError: the switch has as many ports as it may have (ENOSPC), or the host is out of
+                memory or file descriptors.
         """
         options = options or NetOptions()
-        mac = options.mac or _LOCAL_MAC + port.to_bytes(2, "big")
-        config = NetConfig(mac=mac, status=NetStatus.LINK_UP, mtu=options.mtu)
-        make = functools.partial(ports.make_queue, port)
-        async with SoftwareDatapath.open(make, queues=_QUEUES, workers=ports.workers) as datapath:
-            yield cls(config, options, datapath)
+        with contextlib.ExitStack() as stack:
+            shown = NetPortOptions(
+                pairs=options.queue_pairs,
+                addresses=options.addresses,
+                mac=options.mac or stack.enter_context(switch.local_mac()),
+                locked=options.locked,
+            )
+            port = stack.enter_context(NetPort.open(switch, shown))
+            async with SoftwareDatapath.open(
+                port.make_queue, queues=options.queues, workers=switch.workers, place=port.place
+            ) as datapath:
+                yield cls(port, options, datapath)
+
+    @property
+    def mac(self) -> bytes:
+        """Its address: the one that it was given, or that its driver has set."""
+        if _SETS_ADDRESS in self._features:
+            return self.port.state().mac
+        return self.port.options.mac
+
+    @property
+    def status(self) -> NetStatus:
+        """Of its link, as the driver sees it."""
+        status = NetStatus.LINK_UP if self.port.link_up else NetStatus(0)
+        return status if self._asked is None else status | NetStatus.ANNOUNCE
 
     def use_features(self, features: VirtioFeatures) -> None:
-        """Learn what the driver has accepted: each ring is told by itself. See `Device`."""
+        """Learn what the driver has accepted. See `Device`."""
+        self._features = NetFeatures(int(features))
+        if _ANNOUNCES not in self._features:
+            self._asked = None
+        self._shown = self._config()  # who accepts features reads it afterwards
 
     async def read_config(self, offset: int, size: int) -> bytes:
         """Return part of the configuration space; zeros beyond its end. See `Device`."""
         await trio.lowlevel.checkpoint()
-        return self._config[offset : offset + size].ljust(size, b"\0")
+        return self._config()[offset : offset + size].ljust(size, b"\0")
+
+    def _config(self) -> bytes:
+        return bytes(net_config(self._options, self.mac, self.status))
 
     async def write_config(self, offset: int, data: bytes, *, migration: bool) -> None:
         """Refuse: there is nothing to write. See `Device`."""
         await trio.lowlevel.checkpoint()
-        if not migration or data != self._config[offset : offset + len(data)]:
+        if not migration or data != self._config()[offset : offset + len(data)]:
             raise RequestError(
-                errno.EPERM, "read-only, as all of this device", field="offset", value=offset
+                errno.EPERM,
+                "read-only; the control queue sets the address",
+                field="offset",
+                value=offset,
             )
+
+    def link_up(self, *, up: bool) -> None:
+        """Plug the cable in, or pull it, and tell the driver."""
+        self.port.set_link(up=up)
+        self._look()
+
+    def announce(self, mac: bytes | None = None) -> None:
+        """Have the other ports learn where the guest is now, as after a migration.
+
+        A driver that can announces itself: it knows its addresses and VLANs. For one that cannot,
+        the switch does.
+
+        Args:
+            mac: announce this address, and do not ask the driver. None: the device's.
+
+        Raises:
+            RequestError: the address is not one that this device may use.
+        """
+        if mac is not None:
+            self._require_own(mac)
+            self.port.announce(mac)
+        elif _ANNOUNCES in self._features:
+            self._asked = self.port.state().announced
+            self._look()
+        else:
+            self.port.announce(self.mac)
+
+    def _require_own(self, mac: bytes) -> None:
+        try:
+            require_station(mac)
+        except ValueError as error:
+            raise RequestError(errno.EINVAL, str(error), field="mac", value=mac.hex()) from error
+        own = self.port.options.mac
+        if self._options.locked and mac != own:
+            rule = f"the port is locked to {own.hex(':')}"
+            raise RequestError(errno.EPERM, rule, field="mac", value=mac.hex())
+
+    def _look(self) -> None:
+        """Take up what the driver has set, and tell it of a configuration that changed."""
+        if self._asked is not None and self.port.state().announced != self._asked:
+            self._asked = None
+        config = self._config()
+        if config != self._shown:
+            self._shown = config
+            self.datapath.config_changed()
