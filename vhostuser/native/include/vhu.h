@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * vhu.h - the one public header of the engine: guest memory, virtqueues (device and driver side),
- * workers, the block device, network ports, relays. The C compiler reads all of it, cffi what follows the marker.
+ * workers, the block device, a network switch, relays. The C compiler reads all of it, cffi what follows the marker.
  *
  * Guest memory is hostile and changes while it is looked at: every field is read once into a local,
  * checked, and only the local is used. No function here touches a byte outside the regions it was given.
@@ -198,29 +198,102 @@ void vhu_blk_set_writeback(struct vhu_blk *blk, bool writeback);
 /* Only after every queue on it was destroyed. */
 void vhu_blk_destroy(struct vhu_blk *blk);
 
-/* ---- Network ports ----------------------------------------------------------------------------- */
+/* ---- Network switch ---------------------------------------------------------------------------- */
 
-/* Ports, each with the two rings of a network device. What a port sends, its peer receives, with one copy and
- * without offloads. A frame waits in its ring until the receiver has a buffer. */
+/* Ports and what goes between them: a learning switch (IEEE 802.1D, without spanning tree; VLAN tags pass
+ * through). A frame is copied once for each receiver, straight from the sender's buffers into the
+ * receiver's. Where a receiver has no buffer the frame is dropped for that receiver: nobody waits for
+ * anybody. Where it did not negotiate what the sender used, the frame is cut into segments and has its
+ * checksum computed on the way. */
 struct vhu_net;
 
-enum vhu_net_ring { VHU_NET_RX = 0, VHU_NET_TX = 1 };
-
-struct vhu_net_counters {
-    uint64_t frames;      /* that a port sent and its peer received */
-    uint64_t bad;         /* dropped: not 14 to 65550 bytes, a header too short or with offloads */
-    uint64_t too_large;   /* dropped: for the receiver's next buffers */
-    uint64_t no_receiver; /* dropped: the peer's ring is not served */
+enum vhu_net_mode {
+    VHU_NET_SWITCH = 0,
+    VHU_NET_ECHO = 1,   /* each port gets back what it sends */
+    VHU_NET_SINK = 2,   /* what is sent is counted and dropped */
+    VHU_NET_SOURCE = 3, /* as sink, and receive buffers are filled as fast as they come */
 };
 
-/* Every port is its own peer at first. */
-int vhu_net_create(uint32_t ports, struct vhu_net **ret);
+struct vhu_net_config {
+    enum vhu_net_mode mode;
+    uint32_t ports;      /* most ports at a time: 1..1024 */
+    uint32_t ageing_s;   /* how long an address is known that sends nothing; 0: 300 */
+    uint32_t frame_size; /* bytes of a frame that VHU_NET_SOURCE makes: 14..1518; 0: 64 */
+    bool shared;         /* whether its queues are on more than one worker */
+};
+
+int vhu_net_create(const struct vhu_net_config *config, struct vhu_net **ret);
 /* Only after every queue on it was destroyed. */
 void vhu_net_destroy(struct vhu_net *net);
-/* Have two ports be each other's peer, or one its own. Only while they have no queues. */
-int vhu_net_connect(struct vhu_net *net, uint32_t port, uint32_t peer);
-/* Frames that `port` sent, by what became of them. Any thread. */
-void vhu_net_counters(const struct vhu_net *net, uint32_t port, struct vhu_net_counters *ret);
+
+struct vhu_net_port_config {
+    uint32_t pairs;     /* of queues: 1..128 */
+    uint32_t addresses; /* most addresses learned there; 0: 1024 */
+    uint8_t mac[6];
+    bool locked;        /* drop frames that come from another address than `mac` */
+};
+
+/* -EINVAL: not in range; -ENOSPC: there are as many ports as there may be. `ret`: its number. */
+int vhu_net_port_add(struct vhu_net *net, const struct vhu_net_port_config *config, uint32_t *ret);
+/* Only after its queues were destroyed. Its number may be another's next. */
+void vhu_net_port_remove(struct vhu_net *net, uint32_t port);
+/* A port whose link is down neither sends nor receives, and its addresses are forgotten. It is up at first. */
+void vhu_net_port_set_link(struct vhu_net *net, uint32_t port, bool up);
+/* Have the port's first queue tell the others where `mac` lives now: a broadcast RARP, as after a migration. */
+void vhu_net_port_announce(struct vhu_net *net, uint32_t port, const uint8_t *mac);
+
+enum vhu_net_drop {
+    /* counted at the ring that sent */
+    VHU_NET_DROP_LENGTH = 0,      /* less than a header and 14 bytes, or more than 65550 */
+    VHU_NET_DROP_HEADER = 1,      /* an offload that was not negotiated, or that makes no sense */
+    VHU_NET_DROP_SPOOFED = 2,     /* the port is locked to another address, or the source is a group */
+    VHU_NET_DROP_LINK = 3,        /* the sender's link is down */
+    VHU_NET_DROP_NO_RECEIVER = 4, /* nobody is there to receive it */
+    VHU_NET_DROP_SUNK = 5,        /* VHU_NET_SINK */
+    /* counted at the ring that should have received */
+    VHU_NET_DROP_NO_BUFFER = 6,   /* there was none, or the host's queue is full */
+    VHU_NET_DROP_TOO_LARGE = 7,   /* the next buffers do not hold it */
+    VHU_NET_DROP_FILTERED = 8,    /* the driver does not want it: its receive filter */
+    VHU_NET_DROP_OFFLOAD = 9,     /* it cannot be segmented, or its checksum not computed */
+};
+
+enum { VHU_NET_DROPS = 10 };
+
+struct vhu_net_counters {
+    uint64_t frames;   /* a ring that sends: taken from it and delivered to one receiver or more */
+    uint64_t bytes;    /* of these frames, without their headers */
+    uint64_t segments; /* a ring that receives: frames among them that were made here of larger ones */
+    uint64_t drops[VHU_NET_DROPS];
+};
+
+/* Ring 2 * i of a port receives, 2 * i + 1 sends; a TAP's queue has both, too. From any thread. */
+void vhu_net_counters(const struct vhu_net *net, uint32_t port, uint32_t ring,
+                      struct vhu_net_counters *ret);
+
+/* What a driver has set by its control queue. From any thread. */
+struct vhu_net_port_state {
+    uint64_t changes;       /* how often anything here changed, after which the queue's event_fd is signalled */
+    uint64_t announced;     /* announcements that the driver acknowledged */
+    uint64_t offloads;      /* bits of CTRL_GUEST_OFFLOADS; all of the features accepted at first */
+    uint32_t pairs;         /* that the driver uses (MQ): 1 at first where it negotiated MQ */
+    uint32_t unicast;       /* entries of the filter tables, or UINT32_MAX: too many, all pass */
+    uint32_t multicast;
+    uint32_t vlans;         /* that pass; 4096 where there is no filter */
+    uint8_t mac[6];
+    bool promiscuous;       /* at first: a driver without CTRL_RX gets everything */
+    bool all_unicast, all_multicast, no_unicast, no_multicast, no_broadcast;
+};
+
+void vhu_net_port_state(const struct vhu_net *net, uint32_t port, struct vhu_net_port_state *ret);
+
+struct vhu_net_address {
+    uint8_t mac[6];
+    uint16_t port;
+    uint32_t age_s; /* since it was last heard of */
+};
+
+/* Write up to `room` of the addresses that are known. Returns how many. From any thread. */
+size_t vhu_net_addresses(const struct vhu_net *net, struct vhu_net_address *ret, size_t room);
 
 /* ---- Workers and queues ------------------------------------------------------------------------ */
 
@@ -238,6 +311,7 @@ struct vhu_worker_config {
     uint32_t poll_us; /* longest time to poll an idle ring before sleeping; 0: sleep at once */
     bool busy;        /* never sleep */
     enum vhu_io io;
+    bool account;     /* measure the time spent in passes that had work, see vhu_worker_busy_ns */
     uint32_t nap_us;  /* how long to sleep at once while a ring has a notify page, which wakes nobody;
                          0: 100. After 64 naps without a kick they are ten times as long */
 };
@@ -253,6 +327,8 @@ void vhu_worker_destroy(struct vhu_worker *worker);
 /* As destroy, but waits at most `timeout_ms`: -ETIMEDOUT when the thread hangs in the store, in which case
  * nothing of it may be freed and the process should end with _exit. */
 int vhu_worker_stop(struct vhu_worker *worker, uint32_t timeout_ms);
+/* Nanoseconds that the thread spent in passes that had work; 0 where that is not measured. Any thread. */
+uint64_t vhu_worker_busy_ns(const struct vhu_worker *worker);
 /* What VHU_IO_AUTO became. */
 enum vhu_io vhu_worker_io(const struct vhu_worker *worker);
 
@@ -306,9 +382,15 @@ enum vhu_queue_fd { VHU_FD_KICK = 0, VHU_FD_CALL = 1, VHU_FD_ERR = 2 };
 
 /* `event_fd` (borrowed, an eventfd) is signalled whenever the status changed. */
 int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_fd, struct vhu_queue **ret);
-/* A ring of a port; one queue each at a time. All of a port and its peer are on one worker. */
-int vhu_queue_create_net(struct vhu_worker *worker, struct vhu_net *net, uint32_t port,
-                         enum vhu_net_ring ring, int event_fd, struct vhu_queue **ret);
+/* Ring `ring` of a port, one queue each at a time: of pair i, 2 * i receives and 2 * i + 1 sends; the ring
+ * after all pairs is the control queue. -EINVAL: there is no such port or ring; -EBUSY: it has a queue. */
+int vhu_queue_create_net(struct vhu_worker *worker, struct vhu_net *net, uint32_t port, uint32_t ring,
+                         int event_fd, struct vhu_queue **ret);
+/* One queue of a TAP device as pair `pair` of a port. `fd` (taken over, non-blocking) has IFF_VNET_HDR with a
+ * header of 12 bytes; `features`: the GUEST_* offloads that may be written to it. It runs from now on, and is
+ * destroyed at any time. Nothing can be wanted of it. Errors as above. */
+int vhu_queue_create_tap(struct vhu_worker *worker, struct vhu_net *net, uint32_t port, uint32_t pair, int fd,
+                         uint64_t features, struct vhu_queue **ret);
 /* Only when STOPPED, or after its worker was stopped. */
 void vhu_queue_destroy(struct vhu_queue *queue);
 /* Set the wanted state. Returns its number at once: it holds when status.applied reaches it. */
