@@ -97,7 +97,7 @@ static void open_line(struct line *line, int index, uint64_t features, uint32_t 
     CHECK_EQUAL(vhu_driver_create(&config, &line->driver), 0);
     if (bench.net)
         CHECK_EQUAL(vhu_queue_create_net(bench.worker, bench.net, (uint32_t)index / 2,
-                                         (enum vhu_net_ring)(index % 2), bench.event_fd,
+                                         (uint32_t)index % 2, bench.event_fd,
                                          &line->queue),
                     0);
     else
@@ -155,9 +155,16 @@ void open_net_bench(const struct vhu_worker_config *config, int ports, uint64_t 
                     uint16_t position)
 {
     open_guest();
-    CHECK_EQUAL(vhu_net_create((uint32_t)ports, &bench.net), 0);
-    if (ports == 2)
-        CHECK_EQUAL(vhu_net_connect(bench.net, 0, 1), 0);
+    const struct vhu_net_config net = {
+        .mode = ports == 1 ? VHU_NET_ECHO : VHU_NET_SWITCH,
+        .ports = (uint32_t)ports,
+    };
+    const struct vhu_net_port_config port = {.pairs = 1, .mac = {2}};
+    CHECK_EQUAL(vhu_net_create(&net, &bench.net), 0);
+    for (uint32_t number = 0, added; number < (uint32_t)ports; number++) {
+        CHECK_EQUAL(vhu_net_port_add(bench.net, &port, &added), 0);
+        CHECK_EQUAL(added, number);
+    }
     CHECK_EQUAL(vhu_worker_create(config, &bench.worker), 0);
     bench.count = 2 * ports;
     for (int i = 0; i < bench.count; i++)

@@ -22,7 +22,7 @@ struct line {
 
 struct bench {
     struct guest guest;
-    struct vhu_blk *blk; /* NULL: network ports are served */
+    struct vhu_blk *blk; /* NULL: a switch is served */
     struct vhu_net *net;
     struct vhu_worker *worker;
     int event_fd;
@@ -50,7 +50,8 @@ void open_bench(const struct vhu_worker_config *config, int count, uint64_t feat
 /* One queue of `num` descriptors on `store`, its worker's jobs carried out by `io`, taken over. */
 void open_bench_with(struct vhu_io_engine *io, uint32_t poll_us, const struct vhu_blk_config *store,
                      uint64_t features, uint32_t num);
-/* A worker with the rings of `ports` network ports: line 2 * port receives, the next one sends. */
+/* A worker with the rings of `ports` network ports, line 2 * port receives, the next one sends: one that is an
+ * echo, or a switch of several. */
 void open_net_bench(const struct vhu_worker_config *config, int ports, uint64_t features,
                     uint16_t position);
 /* The first half of closing: queues and their drivers. */

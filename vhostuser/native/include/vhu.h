@@ -237,6 +237,8 @@ struct vhu_net_port_config {
 int vhu_net_port_add(struct vhu_net *net, const struct vhu_net_port_config *config, uint32_t *ret);
 /* Only after its queues were destroyed. Its number may be another's next. */
 void vhu_net_port_remove(struct vhu_net *net, uint32_t port);
+/* Its driver was reset, or another may come: forget what was set by the control queue at the next start. */
+void vhu_net_port_reset(struct vhu_net *net, uint32_t port);
 /* A port whose link is down neither sends nor receives, and its addresses are forgotten. It is up at first. */
 void vhu_net_port_set_link(struct vhu_net *net, uint32_t port, bool up);
 /* Have the port's first queue tell the others where `mac` lives now: a broadcast RARP, as after a migration. */
@@ -246,7 +248,7 @@ enum vhu_net_drop {
     /* counted at the ring that sent */
     VHU_NET_DROP_LENGTH = 0,      /* less than a header and 14 bytes, or more than 65550 */
     VHU_NET_DROP_HEADER = 1,      /* an offload that was not negotiated, or that makes no sense */
-    VHU_NET_DROP_SPOOFED = 2,     /* the port is locked to another address, or the source is a group */
+    VHU_NET_DROP_SPOOFED = 2,     /* the port is locked to another address, or the source is none */
     VHU_NET_DROP_LINK = 3,        /* the sender's link is down */
     VHU_NET_DROP_NO_RECEIVER = 4, /* nobody is there to receive it */
     VHU_NET_DROP_SUNK = 5,        /* VHU_NET_SINK */
@@ -260,7 +262,7 @@ enum vhu_net_drop {
 enum { VHU_NET_DROPS = 10 };
 
 struct vhu_net_counters {
-    uint64_t frames;   /* a ring that sends: taken from it and delivered to one receiver or more */
+    uint64_t frames;   /* a ring that sends: handed on to one receiver or more */
     uint64_t bytes;    /* of these frames, without their headers */
     uint64_t segments; /* a ring that receives: frames among them that were made here of larger ones */
     uint64_t drops[VHU_NET_DROPS];

@@ -68,11 +68,31 @@ static void adapt(struct vhu_worker *worker, uint64_t slept_ns, bool kicked)
     }
 }
 
+static void suppress(struct vhu_queue *queue)
+{
+    queue_lock(queue);
+    vhu_ring_kick_disable(queue->ring);
+    queue_unlock(queue);
+}
+
+/* Ask for kicks. Returns whether something is there already. */
+static bool invite(struct vhu_queue *queue)
+{
+    if (!queue->ring)
+        return false; /* epoll knows */
+    queue_lock(queue);
+    bool ready = vhu_ring_kick_enable(queue->ring);
+    queue_unlock(queue);
+    if (ready)
+        queue->idle = 0;
+    return ready;
+}
+
 static void suppress_kicks(struct vhu_worker *worker)
 {
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (queue_is_active(queue))
-            vhu_ring_kick_disable(queue->ring);
+        if (queue_is_active(queue) && queue->ring && !queue->device->passive)
+            suppress(queue);
     }
 }
 
@@ -90,7 +110,7 @@ static int invite_kicks(struct vhu_worker *worker)
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
         if (!queue_is_served(queue) || !queue->device->awaits_kick(queue))
             continue;
-        if (vhu_ring_kick_enable(queue->ring))
+        if (invite(queue))
             timeout = 0;
         else if (is_mute(queue) && timeout != 0)
             timeout = NO_KICK_TIMEOUT_MS;
@@ -163,15 +183,18 @@ void vhu_worker_sleep(struct vhu_worker *worker)
         if (events[i].data.ptr == worker->io) {
             kicked = true; /* a completion: worth having waited for, too */
         } else if (queue) {
-            vhu_queue_drain_kick(queue, events[i].events);
+            queue->device->kicked(queue, events[i].events);
+            queue->idle = 0;
             kicked = true;
         } else if (read(worker->wake_fd, &count, sizeof(count)) < 0) {
             continue; /* another wake-up took it: the flag says what there is to do */
         }
     }
     suppress_kicks(worker);
+    uint64_t now = now_ns();
+    worker->now_s = (uint32_t)(now / SECOND_NS);
     if (timeout != 0)
-        adapt(worker, now_ns() - start, kicked);
+        adapt(worker, now - start, kicked);
     /* a ring without a kick fd that has work now was worth polling */
     worker->empty_passes = ready == 0 && timeout > 0;
 }

@@ -31,7 +31,7 @@ void vhu_queue_push_wrong(struct vhu_queue *queue, const struct vhu_chain *chain
 
     ring->in_flight[chain->id] = 0;
     if (ring->packed)
-        vhu_packed_push(ring, wrong, slots, written);
+        packed_push(ring, wrong, slots, written);
     else
-        vhu_split_push(ring, wrong, written);
+        split_push(ring, wrong, written);
 }

@@ -2,54 +2,64 @@
  *
  * The switch: its ports, who may touch what of them, and how frames go through.
  *
- * A ring that sends belongs to its worker's thread. What receives is an endpoint, which any worker delivers to
- * with its lock held; so is the queue behind it changed.
+ * A ring that sends belongs to its worker's thread. What receives is an endpoint: whichever worker has a frame for
+ * it takes its lock, and so does its own worker to change the queue behind it.
  */
 #ifndef VHU_NET_H
 #define VHU_NET_H
 
-#include "atomic.h"
+#include <pthread.h>
+#include <string.h>
+
 #include "net_control.h"
 #include "net_frame.h"
 #include "net_table.h"
+#include "spin.h"
 #include "vhu.h"
 
+struct queue_device;
+
 enum {
-    PORTS_MAX = 1024,
+    PORTS_MAX = TABLE_PORTS,
     PAIRS_MAX = 128,
-    BATCH = 64,       /* frames before other rings get their turn */
-    STEERING = 256,   /* flows that are told apart */
+    BATCH = 64,     /* frames before other rings get their turn: no more than a word has bits */
+    STEERING = 256, /* flows of a port that are told apart */
+    MADE_MAX = 1518,
+    NET_SPARE_IOV = 2048, /* of a queue: so that a batch may have more chains than one of the longest */
 };
 
-/* Where frames for one pair of a port go. */
+/* Where frames for one pair of a port go. All but `ready` under the lock; counters are read by anyone. */
 struct net_endpoint {
     uint32_t lock;
-    struct vhu_queue *queue; /* under the lock; NULL: nobody is there */
-    struct vhu_net_counters counters; /* under the lock; read by anyone */
-};
+    bool ready; /* frames for it make sense */
+    struct vhu_queue *queue; /* NULL: nobody is there */
+    struct vhu_net_counters counters;
+} __attribute__((aligned(64)));
 
-struct net_pair {
-    struct net_endpoint receiver;
-    struct vhu_queue *sender;          /* who has the ring that sends; under the net's mutex */
-    struct vhu_net_counters sent;      /* the sender's thread's; read by anyone */
-    uint64_t known_source;             /* the sender's thread's: learned, and fresh in this second ... */
-    uint32_t known_at;
-};
+/* What a pair's ring sends. The sender's thread's; counters are read by anyone. */
+struct net_source {
+    uint64_t known; /* an address that was learned ... */
+    uint32_t at_s;  /* ... in this second */
+    struct vhu_queue *queue; /* under the net's mutex */
+    struct vhu_net_counters counters;
+} __attribute__((aligned(64)));
 
 struct net_port {
     struct vhu_net *net;
     uint32_t number;
     uint32_t pairs;
-    uint32_t pairs_ready; /* receiving pairs that are served, from the first on without a gap */
+    bool used;      /* as all of these that are not a thread's: read at any time */
     bool link_down;
     bool locked;
+    bool reset;     /* what the control queue said is forgotten at the next start */
     uint64_t mac;
-    uint64_t announce;    /* an address that the others shall hear of, and bit 63; 0: none */
-    struct vhu_queue *control_queue; /* under the net's mutex */
+    uint64_t announced; /* the address that the others shall hear of next; 0: none */
+    struct vhu_queue *control_queue;       /* under the net's mutex, as ... */
+    struct vhu_queue *receives[PAIRS_MAX]; /* ... who has the rings that receive */
     struct net_control control;
-    struct net_learned learned;
-    uint8_t steering[STEERING]; /* on which pair it sends a flow */
-    struct net_pair pair[];
+    uint8_t steering[STEERING]; /* the pair on which it last sent a flow, and 1; 0: none yet */
+    struct net_endpoint receiver[PAIRS_MAX];
+    struct net_source sender[PAIRS_MAX];
 };
 
 struct vhu_net {
@@ -57,8 +67,63 @@ struct vhu_net {
     struct net_table table;
     pthread_mutex_t mutex; /* ports come and go, and their queues */
     uint32_t top;          /* ports have smaller numbers */
-    struct net_port *ports[PORTS_MAX]; /* freed with the net alone, so that they can be looked at at any time */
-    bool used[PORTS_MAX];
+    struct net_frame made; /* what VHU_NET_SOURCE fills buffers with ... */
+    uint8_t made_bytes[MADE_MAX];
+    struct net_port *ports[PORTS_MAX]; /* freed with the net alone: a thread may look at one at any time */
 };
+
+/* The port of this number, or NULL: there never was one. */
+static inline struct net_port *net_port_at(const struct vhu_net *net, uint32_t number)
+{
+    return number < PORTS_MAX ? load_acquire(&net->ports[number]) : NULL;
+}
+
+static inline bool port_is_up(const struct net_port *port)
+{
+    return load_relaxed(&port->used) && !load_relaxed(&port->link_down);
+}
+
+static inline void endpoint_lock(struct net_port *port, uint32_t pair)
+{
+    if (port->net->config.shared)
+        spin_lock(&port->receiver[pair].lock);
+}
+
+static inline void endpoint_unlock(struct net_port *port, uint32_t pair)
+{
+    if (port->net->config.shared)
+        spin_unlock(&port->receiver[pair].lock);
+}
+
+/* An address, of which the first byte is at `from`, as net_frame has it. */
+static inline uint64_t net_address(const uint8_t *from)
+{
+    uint64_t address = 0;
+
+    memcpy(&address, from, 6);
+    return address;
+}
+
+/* net.c */
+
+/* Make a queue of a port's ring, which has none. Attach it. -EBUSY: it has one. */
+int vhu_net_queue_create(struct vhu_worker *worker, const struct queue_device *device,
+                         struct net_port *port, uint32_t ring, int event_fd, struct vhu_queue **ret);
+/* The queue is about to be freed: its ring may have another. */
+void vhu_net_vacate(struct vhu_queue *queue);
+
+/* net_forward.c, called by the thread that has the frames */
+
+/* Have frames that came in by a port's pair go where they belong: at most BATCH of them, whose header was checked and
+ * whose addresses were read. Their iov may be changed. */
+void vhu_net_forward(struct net_port *port, uint32_t pair, uint32_t now_s, struct net_frame *frames,
+                     uint32_t count);
+/* The one other port that is up where there is no further one, or NULL. */
+struct net_port *vhu_net_only_other(const struct net_port *port);
+
+/* net_receive.c: put frames into the ring of an endpoint's queue, which is served and locked. */
+void vhu_net_receive(struct net_port *port, uint32_t pair, struct net_frame *const *frames, uint32_t count);
+/* net_tap.c: the same for the queue of a TAP. */
+void vhu_tap_receive(struct net_port *port, uint32_t pair, struct net_frame *const *frames, uint32_t count);
 
 #endif

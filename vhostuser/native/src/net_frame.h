@@ -77,8 +77,7 @@ struct net_frame {
     uint32_t bytes;           /* of the frame, without the header */
     struct iovec *iov;        /* the frame */
     uint32_t count;           /* its entries: at least 1, none of them empty */
-    uint16_t id;              /* of the sender's chain ... */
-    uint16_t slots;           /* ... and what it takes in the ring */
+    uint32_t flow;            /* vhu_flow_hash, once somebody asked for it */
     uint64_t destination;     /* address, its first byte in the lowest bits; above them 0 */
     uint64_t source;
     struct iovec single;      /* what `iov` points at, mostly */

@@ -77,24 +77,6 @@ int vhu_packed_pop(struct vhu_ring *ring, struct vhu_chain *chain)
     return 1;
 }
 
-void vhu_packed_push(struct vhu_ring *ring, uint16_t id, uint16_t slots, uint32_t written)
-{
-    struct packed_device *pack = &ring->pack;
-    struct desc used = {.packed = {
-        .length = written,
-        .id = id,
-        .flags = packed_used_flags(pack->used.wrap) | (written ? DESC_WRITE : 0),
-    }};
-
-    if (pack->pushed_slots == 0)
-        pack->first_word = used.word;
-    else
-        store_relaxed(&ring->desc[pack->used.offset].word, used.word);
-    packed_advance(&pack->used, ring->num, slots);
-    pack->pushed_slots += slots;
-    pack->slots_in_flight -= slots;
-}
-
 bool vhu_packed_publish(struct vhu_ring *ring)
 {
     struct packed_device *pack = &ring->pack;

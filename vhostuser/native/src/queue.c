@@ -167,7 +167,8 @@ static void break_queue(struct vhu_queue *queue, const struct vhu_mem *mem, enum
 static bool allocate(struct vhu_queue *queue)
 {
     size_t slots_size = queue->device->slots * sizeof(*queue->slots);
-    size_t size = slots_size + vhu_ring_iov_limit(queue->ring) * sizeof(*queue->iov);
+    size_t iov_count = (size_t)vhu_ring_iov_limit(queue->ring) + queue->device->spare_iov;
+    size_t size = slots_size + iov_count * sizeof(*queue->iov);
     uint8_t *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     if (memory == MAP_FAILED)
@@ -300,7 +301,8 @@ static void begin_settling(struct vhu_queue *queue, const struct vhu_queue_wante
     }
 }
 
-void vhu_queue_apply(struct vhu_queue *queue)
+/* As vhu_queue_apply, and what it does after requests were settled: the ring is nobody else's meanwhile. */
+static void apply(struct vhu_queue *queue)
 {
     struct mailbox mail = take_mail(queue);
 
@@ -333,7 +335,16 @@ void vhu_queue_settle(struct vhu_queue *queue)
         break_queue(queue, queue->ring->mem, queue->ring->fault, queue->ring->fault_value);
         publish_status(queue);
     }
-    vhu_queue_apply(queue); /* what waited for this moment */
+    apply(queue); /* what waited for this moment */
+}
+
+void vhu_queue_apply(struct vhu_queue *queue)
+{
+    queue_lock(queue);
+    apply(queue);
+    if (queue->ring && queue->ring->fault && !queue->settling)
+        vhu_queue_broke(queue); /* another thread found that out */
+    queue_unlock(queue);
 }
 
 void vhu_queue_broke(struct vhu_queue *queue)
@@ -346,14 +357,22 @@ void vhu_queue_check_memory(struct vhu_queue *queue)
 {
     uint64_t gpa;
 
-    if (!queue->ring || queue->ring->fault || !vhu_mem_faulted(queue->ring->mem, &gpa))
-        return;
-    (void)ring_break(queue->ring, VHU_FAULT_MEMORY, gpa);
-    vhu_queue_broke(queue);
+    queue_lock(queue);
+    if (queue->ring && !queue->ring->fault && vhu_mem_faulted(queue->ring->mem, &gpa)) {
+        (void)ring_break(queue->ring, VHU_FAULT_MEMORY, gpa);
+        vhu_queue_broke(queue);
+    }
+    queue_unlock(queue);
+}
+
+void vhu_queue_ignore(struct vhu_queue *queue)
+{
+    (void)queue;
 }
 
 void vhu_queue_release(struct vhu_queue *queue)
 {
+    queue->device->released(queue);
     for (int which = 0; which < QUEUE_FDS; which++) {
         vhu_signal_close(queue->fd[which]);
         vhu_signal_close(queue->mailbox.fd[which]);

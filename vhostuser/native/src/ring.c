@@ -239,9 +239,9 @@ int vhu_ring_push(struct vhu_ring *ring, const struct vhu_chain *chain, uint32_t
     uint16_t slots = ring->in_flight[id];
     ring->in_flight[id] = 0;
     if (ring->packed)
-        vhu_packed_push(ring, id, slots, written);
+        packed_push(ring, id, slots, written);
     else
-        vhu_split_push(ring, id, written);
+        split_push(ring, id, written);
     return 0;
 }
 

@@ -114,16 +114,42 @@ int vhu_ring_open_table(struct vhu_ring *ring, const struct desc *desc, uint32_t
                         uint16_t flags, const uint8_t **ret_table, uint32_t *ret_entries);
 
 int vhu_split_pop(struct vhu_ring *ring, struct vhu_chain *chain);
-void vhu_split_push(struct vhu_ring *ring, uint16_t id, uint32_t written);
 bool vhu_split_publish(struct vhu_ring *ring);
 bool vhu_split_kick_enable(struct vhu_ring *ring);
 void vhu_split_kick_disable(struct vhu_ring *ring);
 
 int vhu_packed_pop(struct vhu_ring *ring, struct vhu_chain *chain);
-void vhu_packed_push(struct vhu_ring *ring, uint16_t id, uint16_t slots, uint32_t written);
 bool vhu_packed_publish(struct vhu_ring *ring);
 bool vhu_packed_kick_enable(struct vhu_ring *ring);
 void vhu_packed_kick_disable(struct vhu_ring *ring);
+
+static inline void split_push(struct vhu_ring *ring, uint16_t id, uint32_t written)
+{
+    struct split_used_entry *entry =
+        &ring->split.used->ring[ring->split.next_used & (ring->num - 1)];
+
+    store_relaxed(&entry->id, id);
+    store_relaxed(&entry->length, written);
+    ring->split.next_used++;
+}
+
+static inline void packed_push(struct vhu_ring *ring, uint16_t id, uint16_t slots, uint32_t written)
+{
+    struct packed_device *pack = &ring->pack;
+    struct desc used = {.packed = {
+        .length = written,
+        .id = id,
+        .flags = packed_used_flags(pack->used.wrap) | (written ? DESC_WRITE : 0),
+    }};
+
+    if (pack->pushed_slots == 0)
+        pack->first_word = used.word;
+    else
+        store_relaxed(&ring->desc[pack->used.offset].word, used.word);
+    packed_advance(&pack->used, ring->num, slots);
+    pack->pushed_slots += slots;
+    pack->slots_in_flight -= slots;
+}
 
 /* A split ring holds its used index itself, and a front-end sends none: take it from there. Where a packed
  * ring begins is seen there, too. Only for a ring that starts. */

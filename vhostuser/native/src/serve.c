@@ -287,15 +287,13 @@ static bool serve(struct vhu_queue *queue)
     return served > 0;
 }
 
-static void ignore(struct vhu_queue *queue)
-{
-    (void)queue;
-}
-
 const struct queue_device vhu_blk_device = {
     .slots = SLOTS,
     .serve = serve,
     .awaits_kick = has_room,
-    .joined = ignore,
-    .leaving = ignore,
+    .kicked = vhu_queue_drain_kick,
+    .attend = vhu_queue_ignore,
+    .joined = vhu_queue_ignore,
+    .leaving = vhu_queue_ignore,
+    .released = vhu_queue_ignore,
 };

@@ -46,6 +46,22 @@ static inline void slice_take(struct slice *slice, void *copy, uint64_t bytes)
     __asm__ volatile("" : : "r"(copy) : "memory");
 }
 
+/* As slice_take, but what was copied stays in the slice. */
+static inline void slice_peek(const struct slice *slice, void *copy, uint64_t bytes)
+{
+    const struct iovec *iov = slice->iov;
+    uint8_t *to = copy;
+
+    for (; bytes > 0; iov++) {
+        uint64_t piece = iov->iov_len < bytes ? iov->iov_len : bytes;
+
+        memcpy(to, iov->iov_base, piece);
+        to += piece;
+        bytes -= piece;
+    }
+    __asm__ volatile("" : : "r"(copy) : "memory");
+}
+
 /* Copy `bytes`, which both must have, off the front of `from` into the front of `to`. A guest may have them
  * overlap. */
 static inline void slice_copy(struct slice *to, struct slice *from, uint64_t bytes)

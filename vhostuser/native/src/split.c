@@ -67,16 +67,6 @@ int vhu_split_pop(struct vhu_ring *ring, struct vhu_chain *chain)
     return 1;
 }
 
-void vhu_split_push(struct vhu_ring *ring, uint16_t id, uint32_t written)
-{
-    struct split_used_entry *entry =
-        &ring->split.used->ring[ring->split.next_used & (ring->num - 1)];
-
-    store_relaxed(&entry->id, id);
-    store_relaxed(&entry->length, written);
-    ring->split.next_used++;
-}
-
 bool vhu_split_publish(struct vhu_ring *ring)
 {
     struct split_device *split = &ring->split;

@@ -22,6 +22,9 @@ enum {
     RETRY_MS = 1,            /* how soon jobs are started for which the host had no room, or which
                                 wait for those of another worker */
     NAP_US = 100,
+    CLOCK_EVERY = 1024, /* passes between two looks at the clock */
+    LONG_IDLE = 4096,   /* looks at a queue that found nothing, after which only ... */
+    LOOK_EVERY = 8,     /* ... every eighth pass looks at it: a power of two */
 };
 
 /* ---- The thread ------------------------------------------------------------------------------ */
@@ -36,32 +39,71 @@ static void unlink_queue(struct vhu_queue **list, const struct vhu_queue *queue)
     }
 }
 
+/* Get to know new queues. */
+static void take_in(struct vhu_worker *worker, struct vhu_queue *incoming)
+{
+    while (incoming) {
+        struct vhu_queue *queue = incoming;
+
+        incoming = queue->next;
+        queue->next = worker->queues;
+        worker->queues = queue;
+        queue->device->joined(queue);
+    }
+}
+
+/* Forget a queue that somebody waits to free. Not with the lock: who delivers to it takes its own lock first, and
+ * the worker's inside that. */
+static void let_go(struct vhu_worker *worker, struct vhu_queue *queue)
+{
+    queue->device->leaving(queue);
+    vhu_queue_unwatch(queue);
+    pthread_mutex_lock(&worker->lock);
+    unlink_queue(&worker->queues, queue);
+    queue->mailbox.leaving = false;
+    pthread_cond_broadcast(&worker->changed);
+    pthread_mutex_unlock(&worker->lock);
+}
+
+static bool is_leaving(struct vhu_queue *queue)
+{
+    pthread_mutex_lock(&queue->worker->lock);
+    bool leaving = queue->mailbox.leaving;
+    pthread_mutex_unlock(&queue->worker->lock);
+    return leaving;
+}
+
 /* Take in new queues and let go of leaving ones. Returns false when the thread shall end. */
 static bool sort_queues(struct vhu_worker *worker)
 {
     pthread_mutex_lock(&worker->lock);
     store_relaxed(&worker->attention, 0);
-    while (worker->incoming) {
-        struct vhu_queue *queue = worker->incoming;
-
-        worker->incoming = queue->next;
-        queue->next = worker->queues;
-        worker->queues = queue;
-        queue->device->joined(queue);
-    }
-    for (struct vhu_queue *queue = worker->queues, *next; queue; queue = next) {
-        next = queue->next;
-        if (queue->mailbox.leaving) {
-            queue->device->leaving(queue);
-            vhu_queue_unwatch(queue);
-            unlink_queue(&worker->queues, queue);
-            queue->mailbox.leaving = false;
-            pthread_cond_broadcast(&worker->changed);
-        }
-    }
+    struct vhu_queue *incoming = worker->incoming;
+    worker->incoming = NULL;
     bool go_on = !worker->stopping;
     pthread_mutex_unlock(&worker->lock);
+    take_in(worker, incoming);
+    for (struct vhu_queue *queue = worker->queues, *next; queue; queue = next) {
+        next = queue->next;
+        if (is_leaving(queue))
+            let_go(worker, queue);
+    }
     return go_on;
+}
+
+/* Note which queues are to be looked at in every pass. */
+static void list_served(struct vhu_worker *worker)
+{
+    struct vhu_queue **end = &worker->served;
+
+    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
+        if (queue->device->passive)
+            continue;
+        queue->idle = 0;
+        *end = queue;
+        end = &queue->next_served;
+    }
+    *end = NULL;
 }
 
 /* Carry out what other threads want. Returns false when the thread shall end. */
@@ -69,8 +111,11 @@ static bool attend(struct vhu_worker *worker)
 {
     if (!sort_queues(worker))
         return false;
-    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next)
+    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
         vhu_queue_apply(queue);
+        queue->device->attend(queue);
+    }
+    list_served(worker);
     return true;
 }
 
@@ -118,14 +163,33 @@ static bool serve_all(struct vhu_worker *worker)
 {
     bool worked = false;
 
-    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (queue_is_served(queue))
-            worked |= queue->device->serve(queue);
+    if (++worker->passes % CLOCK_EVERY == 0)
+        worker->now_s = (uint32_t)(now_ns() / SECOND_NS);
+    for (struct vhu_queue *queue = worker->served; queue; queue = queue->next_served) {
+        if (queue->idle >= LONG_IDLE && (queue->idle++ & (LOOK_EVERY - 1)) != 0)
+            continue;
+        if (queue_is_served(queue) && queue->device->serve(queue)) {
+            queue->idle = 0;
+            worked = true;
+        } else {
+            queue->idle++;
+        }
     }
     if (worker->in_flight > 0)
         worked |= carry_on(worker);
     if (worker->faults_seen != vhu_sigbus_count())
         check_memory(worker);
+    return worked;
+}
+
+/* As serve_all, and add up the time it took if there was something to do. */
+static bool serve_measured(struct vhu_worker *worker)
+{
+    uint64_t start = now_ns();
+    bool worked = serve_all(worker);
+
+    if (worked)
+        count_more(&worker->busy_ns, now_ns() - start);
     return worked;
 }
 
@@ -144,8 +208,11 @@ static void *run(void *argument)
 {
     struct vhu_worker *worker = argument;
 
+    bool (*const serve)(struct vhu_worker *) = worker->config.account ? serve_measured : serve_all;
+
+    worker->now_s = (uint32_t)(now_ns() / SECOND_NS);
     while (!load_acquire(&worker->attention) || attend(worker)) {
-        if (serve_all(worker)) {
+        if (serve(worker)) {
             if (worker->empty_passes > 0)
                 worker->poll_ns = worker->poll_max_ns; /* polling paid */
             worker->empty_passes = 0;
@@ -243,13 +310,23 @@ enum vhu_io vhu_worker_io(const struct vhu_worker *worker)
     return worker->io->kind;
 }
 
-void vhu_worker_notify(struct vhu_worker *worker)
+uint64_t vhu_worker_busy_ns(const struct vhu_worker *worker)
+{
+    return load_relaxed(&worker->busy_ns);
+}
+
+void vhu_worker_wake(struct vhu_worker *worker)
 {
     const uint64_t one = 1;
 
     store_release(&worker->attention, 1);
     if (write(worker->wake_fd, &one, sizeof(one)) < 0)
         return; /* full: it is awake */
+}
+
+void vhu_worker_notify(struct vhu_worker *worker)
+{
+    vhu_worker_wake(worker);
 }
 
 void vhu_worker_interrupt(struct vhu_worker *worker)

@@ -13,6 +13,7 @@
 #include "blk.h"
 #include "ring.h"
 #include "signals.h"
+#include "spin.h"
 
 enum { QUEUE_FDS = 3, MISCHIEFS = 3, SECOND_NS = 1000000000 };
 
@@ -34,6 +35,10 @@ struct vhu_worker {
 
     /* the thread's own */
     struct vhu_queue *queues;
+    struct vhu_queue *served; /* those of them that are looked at in every pass */
+    uint32_t passes;
+    uint32_t now_s;           /* the second it is, or was not long ago */
+    uint64_t busy_ns;         /* read by anyone */
     struct vhu_io_engine *io;
     uint32_t in_flight; /* jobs of all queues */
     bool held_back;     /* the host had no room for some of them */
@@ -81,25 +86,36 @@ struct slot {
 
 /* What serves a queue's chains. Called by the worker's thread. */
 struct queue_device {
-    uint32_t slots; /* requests that a queue keeps while they wait */
+    uint32_t slots;     /* requests that a queue keeps while they wait */
+    uint32_t spare_iov; /* iov entries beyond those that one chain may need */
+    bool ringless;      /* it is no driver's ring, but a file */
+    bool passive;       /* others fill its buffers: it is neither served nor kicked */
     /* Serve up to a batch. Returns whether there was anything to do. */
     bool (*serve)(struct vhu_queue *queue);
+    /* epoll has these events of the kick fd. */
+    void (*kicked)(struct vhu_queue *queue, uint32_t events);
+    /* The thread was told to look at what other threads want; the queue's own mail was carried out. */
+    void (*attend)(struct vhu_queue *queue);
     /* Whether more chains could be served now, so that a kick would be of use. */
     bool (*awaits_kick)(const struct vhu_queue *queue);
-    /* The thread has got to know the queue, or is about to forget it. With the worker's lock held. */
+    /* The thread has got to know the queue, or is about to forget it. */
     void (*joined)(struct vhu_queue *queue);
     void (*leaving)(struct vhu_queue *queue);
+    /* It is about to be freed. By any thread. */
+    void (*released)(struct vhu_queue *queue);
 };
 
 struct vhu_queue {
     struct vhu_worker *worker;
     const struct queue_device *device;
+    struct vhu_queue *next_served; /* of those that are looked at in every pass */
+    uint32_t idle;                 /* looks in a row that found nothing */
+    uint32_t *shared;              /* NULL, or the lock with which other threads use the ring, too */
     union {
         struct vhu_blk *blk;
         struct {
-            struct vhu_net *net;
-            uint32_t port;
-            uint32_t index; /* of the port's queues */
+            struct net_port *port;
+            uint32_t pair;
         };
     };
     int event_fd;
@@ -137,7 +153,19 @@ struct vhu_queue {
 
 static inline bool queue_is_active(const struct vhu_queue *queue)
 {
-    return queue->ring && queue->current.enabled && !queue->settling;
+    return (queue->ring || queue->device->ringless) && queue->current.enabled && !queue->settling;
+}
+
+static inline void queue_lock(struct vhu_queue *queue)
+{
+    if (queue->shared)
+        spin_lock(queue->shared);
+}
+
+static inline void queue_unlock(struct vhu_queue *queue)
+{
+    if (queue->shared)
+        spin_unlock(queue->shared);
 }
 
 /* Whether chains of a queue may be popped. */
@@ -188,9 +216,13 @@ void vhu_queue_start_waiting(struct vhu_worker *worker);
 /* Go on with a request whose job is done. */
 void vhu_queue_go_on(struct slot *slot);
 
-/* net_serve.c */
+/* Of a queue_device, for those that have nothing to do there. */
+void vhu_queue_ignore(struct vhu_queue *queue);
 
-extern const struct queue_device vhu_net_rx_device, vhu_net_tx_device;
+/* net_send.c, net_receive.c, net_control.c, net_tap.c */
+
+extern const struct queue_device vhu_net_send_device, vhu_net_receive_device, vhu_net_fill_device,
+    vhu_net_control_device, vhu_tap_device;
 
 /* queue.c */
 
@@ -242,6 +274,8 @@ int vhu_worker_create_with(const struct vhu_worker_config *config, struct vhu_io
                            struct vhu_worker **ret);
 void vhu_worker_attach(struct vhu_worker *worker, struct vhu_queue *queue);
 void vhu_worker_detach(struct vhu_worker *worker, struct vhu_queue *queue);
+/* Have the thread look at its queues, as vhu_worker_notify, for one that found something without its lock. */
+void vhu_worker_wake(struct vhu_worker *worker);
 /* Make the thread look at its mailboxes. Call it with the lock held. */
 void vhu_worker_notify(struct vhu_worker *worker);
 /* End a system call that the thread waits in, if any. Call it with the lock held. */

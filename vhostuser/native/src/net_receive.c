@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Frames into the receive buffers of a driver (VIRTIO 1.2, section 5.1.6.3). Nothing waits here: what finds no
+ * buffer is dropped.
+ */
+#include "net.h"
+#include "net_copy.h"
+#include "net_offload.h"
+#include "net_ring.h"
+#include "slice.h"
+#include "worker.h"
+
+enum {
+    MERGED_MAX = 64, /* receive buffers of a frame */
+    AHEAD = 64,      /* bytes of a cache line */
+};
+
+static const uint64_t GUEST_OFFLOADS = 1ull << NET_F_GUEST_CSUM | 1ull << NET_F_GUEST_TSO4 |
+                                       1ull << NET_F_GUEST_TSO6 | 1ull << NET_F_GUEST_ECN |
+                                       1ull << NET_F_GUEST_UFO | 1ull << NET_F_GUEST_USO4 |
+                                       1ull << NET_F_GUEST_USO6;
+
+struct receiver {
+    struct net_port *port;
+    struct vhu_queue *queue;
+    struct vhu_net_counters *counters;
+    uint64_t features;    /* as negotiated, with the offloads in force */
+    uint32_t header_size;
+    uint32_t pushed;      /* chains ... */
+    uint64_t bytes;       /* ... and the bytes of frames in them */
+};
+
+static void drop(struct receiver *receiver, enum vhu_net_drop reason, uint32_t count)
+{
+    count_more(&receiver->counters->drops[reason], count);
+}
+
+/* ---- Into one buffer --------------------------------------------------------------------------- */
+
+/* The header is ours, but for the offloads that the receiver has agreed to: a sender's is not to be believed. */
+static inline void write_header(uint8_t *to, const struct net_header *header, uint32_t size)
+{
+    struct net_header ours = *header;
+
+    ours.num_buffers = 1;
+    if (__builtin_expect(size == NET_HEADER_SIZE, 1))
+        memcpy(to, &ours, NET_HEADER_SIZE);
+    else
+        memcpy(to, &ours, NET_HEADER_LEGACY);
+}
+
+static inline void copy_frame(uint8_t *to, const struct net_frame *frame)
+{
+    if (__builtin_expect(frame->count == 1, 1)) {
+        copy_bytes(to, frame->iov->iov_base, frame->bytes);
+        return;
+    }
+    for (uint32_t i = 0; i < frame->count; i++) {
+        memmove(to, frame->iov[i].iov_base, frame->iov[i].iov_len);
+        to += frame->iov[i].iov_len;
+    }
+}
+
+/* Frames that go as they are, each into one buffer, as long as there are such. Returns how many; `ret`: why the
+ * next one is none. */
+static uint32_t receive_plain(struct receiver *receiver, struct net_frame *const *frames,
+                              uint32_t count, enum taking *ret)
+{
+    struct vhu_ring *ring = receiver->queue->ring;
+    struct ring_buffer buffers[BATCH];
+    uint32_t taken = 0;
+
+    for (*ret = TAKEN; taken < count; taken++) {
+        if (!net_receiver_takes(&frames[taken]->header, receiver->features)) {
+            *ret = TAKE_CHAIN;
+            break;
+        }
+        *ret = ring_take(ring, DESC_WRITE, &buffers[taken]);
+        if (*ret != TAKEN)
+            break;
+        if (buffers[taken].length < receiver->header_size + frames[taken]->bytes) {
+            ring_untake(ring);
+            *ret = TAKE_CHAIN;
+            break;
+        }
+        __builtin_prefetch(buffers[taken].hva, 1);
+        __builtin_prefetch(buffers[taken].hva + AHEAD, 1);
+    }
+    for (uint32_t i = 0; i < taken; i++) {
+        const struct net_frame *frame = frames[i];
+
+        write_header(buffers[i].hva, &frame->header, receiver->header_size);
+        copy_frame(buffers[i].hva + receiver->header_size, frame);
+        ring_give(ring, buffers[i].id, 1, receiver->header_size + frame->bytes);
+        receiver->bytes += frame->bytes;
+    }
+    receiver->pushed += taken;
+    count_more(&receiver->counters->frames, taken);
+    return taken;
+}
+
+/* ---- Into any buffers -------------------------------------------------------------------------- */
+
+/* The receive buffers of one frame. They are filled in the order they were popped, and are the driver's only when
+ * they are pushed. */
+struct reception {
+    struct receiver *receiver;
+    uint32_t limit;
+    uint32_t count;
+    uint8_t *number[2]; /* where the header says how many there are, byte by byte; NULL: nowhere */
+    struct vhu_chain chains[MERGED_MAX];
+    uint32_t written[MERGED_MAX];
+};
+
+enum outcome { RECEIVED, NO_BUFFER, TOO_LARGE };
+
+static void write_header_pieces(struct reception *reception, const struct net_header *header,
+                                struct slice *in)
+{
+    struct net_header ours = *header;
+    struct iovec iov = {&ours, reception->receiver->header_size};
+    struct slice from = {&iov, 1, iov.iov_len};
+
+    ours.num_buffers = 1;
+    for (int i = 0; i < 2 && from.bytes == NET_HEADER_SIZE; i++)
+        reception->number[i] = slice_at(in, (uint64_t)NET_HEADER_LEGACY + (uint64_t)i);
+    slice_copy(in, &from, from.bytes);
+}
+
+/* Fill the next buffer. False: it cannot be used. */
+static bool fill(struct reception *reception, const struct net_header *frame_header, struct slice *frame,
+                 const struct vhu_chain *chain)
+{
+    struct slice in = {chain->iov + chain->readable, chain->writable, chain->writable_bytes};
+    uint32_t header = reception->count == 0 ? reception->receiver->header_size : 0;
+    uint64_t room = in.bytes > header ? in.bytes - header : 0;
+
+    if (room == 0 || (reception->limit == 1 && room < frame->bytes))
+        return false;
+    uint64_t piece = room < frame->bytes ? room : frame->bytes;
+    if (header)
+        write_header_pieces(reception, frame_header, &in);
+    slice_copy(&in, frame, piece);
+    reception->written[reception->count] = header + (uint32_t)piece;
+    return true;
+}
+
+/* Pop buffers and fill them until there is nothing left of the frame. */
+static enum outcome fill_all(struct reception *reception, const struct net_header *header,
+                             struct slice *frame)
+{
+    struct vhu_queue *queue = reception->receiver->queue;
+
+    while (frame->bytes > 0) {
+        struct vhu_chain *chain = &reception->chains[reception->count];
+
+        if (reception->count == reception->limit)
+            return TOO_LARGE;
+        if (vhu_ring_pop(queue->ring, queue->iov, chain) != 1)
+            return NO_BUFFER;
+        bool usable = fill(reception, header, frame, chain);
+        reception->count++;
+        if (!usable)
+            return TOO_LARGE;
+    }
+    return RECEIVED;
+}
+
+static void push_all(struct reception *reception)
+{
+    struct receiver *receiver = reception->receiver;
+
+    for (int i = 0; i < 2 && reception->number[i]; i++)
+        *reception->number[i] = (uint8_t)(reception->count >> 8 * i);
+    for (uint32_t i = 0; i < reception->count; i++)
+        queue_push(receiver->queue, &reception->chains[i], reception->written[i]);
+    receiver->pushed += reception->count;
+}
+
+static void give_up(struct reception *reception)
+{
+    while (reception->count > 0)
+        vhu_ring_unpop(reception->receiver->queue->ring, &reception->chains[--reception->count]);
+}
+
+/* A frame that the receiver takes as it is, in as many pieces as the frame and the buffers have. Its iov is used
+ * up, unless it is kept by a copy. */
+static enum outcome receive_pieces(struct receiver *receiver, const struct net_frame *frame,
+                                   struct iovec *iov)
+{
+    struct reception reception; /* mostly never touched: no initializer */
+    struct slice bytes = {iov, frame->count, frame->bytes};
+
+    reception.receiver = receiver;
+    reception.limit = net_has(receiver->features, NET_F_MRG_RXBUF) ? MERGED_MAX : 1;
+    reception.count = 0;
+    reception.number[0] = reception.number[1] = NULL;
+    enum outcome outcome = fill_all(&reception, &frame->header, &bytes);
+    if (outcome != RECEIVED) {
+        give_up(&reception);
+        drop(receiver, outcome == NO_BUFFER ? VHU_NET_DROP_NO_BUFFER : VHU_NET_DROP_TOO_LARGE, 1);
+        return outcome;
+    }
+    push_all(&reception);
+    receiver->bytes += frame->bytes;
+    count_more(&receiver->counters->frames, 1);
+    return RECEIVED;
+}
+
+/* Cut a frame, or compute its checksum. */
+static void receive_segments(struct receiver *receiver, const struct net_frame *frame)
+{
+    struct net_segments segments; /* large, and filled by its function */
+    struct net_frame segment;
+
+    if (!vhu_segments_begin(&segments, frame, receiver->features)) {
+        drop(receiver, VHU_NET_DROP_OFFLOAD, 1);
+        return;
+    }
+    while (vhu_segments_next(&segments, &segment)) {
+        if (receive_pieces(receiver, &segment, segment.iov) != RECEIVED)
+            return; /* the next ones would fare no better */
+        count_more(&receiver->counters->segments, 1);
+    }
+}
+
+/* Any frame. It may go to others, too: its iov stays. */
+static void receive_any(struct receiver *receiver, const struct net_frame *frame)
+{
+    struct vhu_queue *queue = receiver->queue;
+
+    if (!net_receiver_takes(&frame->header, receiver->features)) {
+        receive_segments(receiver, frame);
+        return;
+    }
+    struct iovec *copy = queue->iov + vhu_ring_iov_limit(queue->ring);
+    if (frame->count > queue->device->spare_iov) {
+        drop(receiver, VHU_NET_DROP_TOO_LARGE, 1);
+        return;
+    }
+    memcpy(copy, frame->iov, frame->count * sizeof(*copy));
+    (void)receive_pieces(receiver, frame, copy);
+}
+
+/* ---- What others call -------------------------------------------------------------------------- */
+
+static void receiver_init(struct receiver *receiver, struct net_port *port, uint32_t pair)
+{
+    struct net_endpoint *endpoint = &port->receiver[pair];
+    uint64_t features = endpoint->queue->current.config.features;
+
+    *receiver = (struct receiver){
+        .port = port,
+        .queue = endpoint->queue,
+        .counters = &endpoint->counters,
+        .features = (features & ~GUEST_OFFLOADS) | (features & load_relaxed(&port->control.offloads)),
+        .header_size = net_header_size(features),
+    };
+}
+
+/* Show the driver what came. A ring that turned out to be broken is its own worker's to deal with. */
+static void finish(struct receiver *receiver)
+{
+    struct vhu_queue *queue = receiver->queue;
+
+    if (receiver->pushed) {
+        count_more(&receiver->counters->bytes, receiver->bytes);
+        count_more(&queue->counters.requests, receiver->pushed);
+        vhu_queue_publish(queue);
+        vhu_queue_renew(queue, receiver->pushed);
+    }
+    if (__builtin_expect(queue->ring->fault != VHU_FAULT_NONE, 0))
+        vhu_worker_wake(queue->worker);
+}
+
+/* Leave out what the driver does not want. Returns how many are left, in `ret`. */
+static uint32_t filter(struct receiver *receiver, struct net_frame *const *frames, uint32_t count,
+                       struct net_frame **ret)
+{
+    uint32_t passed = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (net_filter_passes(&receiver->port->control.filter, frames[i]))
+            ret[passed++] = frames[i];
+    }
+    drop(receiver, VHU_NET_DROP_FILTERED, count - passed);
+    return passed;
+}
+
+void vhu_net_receive(struct net_port *port, uint32_t pair, struct net_frame *const *frames,
+                     uint32_t count)
+{
+    struct net_frame *wanted[BATCH];
+    struct receiver receiver;
+
+    receiver_init(&receiver, port, pair);
+    if (!load_relaxed(&port->control.filter.passes_all)) {
+        count = filter(&receiver, frames, count, wanted);
+        frames = wanted;
+    }
+    for (uint32_t done = 0; done < count;) {
+        enum taking why;
+
+        done += receive_plain(&receiver, frames + done, count - done, &why);
+        if (done == count)
+            break;
+        if (why == TAKE_EMPTY) {
+            drop(&receiver, VHU_NET_DROP_NO_BUFFER, count - done);
+            break;
+        }
+        receive_any(&receiver, frames[done++]);
+    }
+    finish(&receiver);
+}
+
+/* ---- The queue --------------------------------------------------------------------------------- */
+
+static bool serve_nothing(struct vhu_queue *queue)
+{
+    (void)queue;
+    return false; /* senders fill its buffers */
+}
+
+static bool awaits_no_kick(const struct vhu_queue *queue)
+{
+    (void)queue;
+    return false;
+}
+
+/* Its own worker carried out what was wanted, or a sender found the ring broken. */
+static void attend(struct vhu_queue *queue)
+{
+    struct net_port *port = queue->port;
+
+    queue_lock(queue);
+    bool ready = queue_is_served(queue);
+    store_relaxed(&port->receiver[queue->pair].ready, ready);
+    if (ready && queue->pair == 0 && __atomic_exchange_n(&port->reset, false, __ATOMIC_RELAXED))
+        vhu_control_reset(&port->control, queue->current.config.features, port->pairs,
+                          (const uint8_t *)&port->mac);
+    queue_unlock(queue);
+}
+
+static void joined(struct vhu_queue *queue)
+{
+    queue_lock(queue);
+    queue->port->receiver[queue->pair].queue = queue;
+    queue_unlock(queue);
+}
+
+static void leaving(struct vhu_queue *queue)
+{
+    struct net_endpoint *endpoint = &queue->port->receiver[queue->pair];
+
+    queue_lock(queue);
+    endpoint->queue = NULL;
+    store_relaxed(&endpoint->ready, false);
+    queue_unlock(queue);
+}
+
+const struct queue_device vhu_net_receive_device = {
+    .spare_iov = NET_SPARE_IOV,
+    .passive = true,
+    .serve = serve_nothing,
+    .awaits_kick = awaits_no_kick,
+    .kicked = vhu_queue_drain_kick,
+    .attend = attend,
+    .joined = joined,
+    .leaving = leaving,
+    .released = vhu_net_vacate,
+};
+
+/* ---- VHU_NET_SOURCE ---------------------------------------------------------------------------- */
+
+static bool fill_buffers(struct vhu_queue *queue)
+{
+    struct net_port *port = queue->port;
+    struct net_endpoint *endpoint = &port->receiver[queue->pair];
+    struct net_frame frame = port->net->made; /* its iov points at memory that stays */
+    struct net_frame *frames[BATCH];
+
+    if (load_relaxed(&port->link_down))
+        return false;
+    frame.iov = &frame.single;
+    for (uint32_t i = 0; i < BATCH; i++)
+        frames[i] = &frame;
+    queue_lock(queue);
+    uint64_t received = endpoint->counters.frames, *no_buffer = &endpoint->counters.drops[VHU_NET_DROP_NO_BUFFER];
+    uint64_t missed = *no_buffer;
+    vhu_net_receive(port, queue->pair, frames, BATCH);
+    store_relaxed(no_buffer, missed); /* nobody sent those */
+    bool filled = endpoint->counters.frames != received;
+    queue_unlock(queue);
+    return filled;
+}
+
+static bool awaits_kick(const struct vhu_queue *queue)
+{
+    return !load_relaxed(&queue->port->link_down);
+}
+
+const struct queue_device vhu_net_fill_device = {
+    .spare_iov = NET_SPARE_IOV,
+    .serve = fill_buffers,
+    .awaits_kick = awaits_kick,
+    .kicked = vhu_queue_drain_kick,
+    .attend = attend,
+    .joined = joined,
+    .leaving = leaving,
+    .released = vhu_net_vacate,
+};
