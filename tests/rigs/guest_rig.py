@@ -154,8 +154,12 @@ class LiveMachine:
 
     def go_on(self) -> None:
         """Let the script go on that waits for a line."""
+        self.write("")
+
+    def write(self, line: str) -> None:
+        """Type a line on its console."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
 
     def finish(self) -> str:
