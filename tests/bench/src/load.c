@@ -132,6 +132,13 @@ void load_count(struct load_figures *figures, uint64_t start, uint64_t now, bool
     histogram[bucket(now - start)]++;
 }
 
+void load_add(struct load_figures *figures, uint64_t count, uint64_t errors)
+{
+    figures->errors += errors;
+    if (figures->counting && !figures->over)
+        figures->done += count;
+}
+
 static double percentile(const struct load_figures *figures, double part)
 {
     uint64_t seen = 0, wanted = (uint64_t)((double)figures->done * part);

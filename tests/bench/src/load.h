@@ -67,6 +67,8 @@ void load_begin(struct load_figures *figures, const struct load_options *options
 bool load_tick(struct load_figures *figures, uint64_t now);
 /* One request ended at `now` that had begun at `start`. */
 void load_count(struct load_figures *figures, uint64_t start, uint64_t now, bool failed);
+/* The same for many whose latency nobody asks for; of them `errors` failed. */
+void load_add(struct load_figures *figures, uint64_t count, uint64_t errors);
 /* What was counted, in numbers. */
 struct load_summary {
     double rate, p50_us, p99_us, client_cpu;

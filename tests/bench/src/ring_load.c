@@ -159,10 +159,10 @@ static void share_memory(struct disk *disk, uint64_t size)
     if (guest->at == MAP_FAILED)
         die("map guest memory");
     memset(guest->at, 0, size);
-    message.region.gpa = guest->gpa;
-    message.region.size = size;
-    message.region.uva = (uint64_t)(uintptr_t)guest->at;
-    tell(disk->socket, &message, sizeof(message.region), guest->fd);
+    message.added.region.gpa = guest->gpa;
+    message.added.region.size = size;
+    message.added.region.uva = (uint64_t)(uintptr_t)guest->at;
+    tell(disk->socket, &message, sizeof(message.added), guest->fd);
 }
 
 static char *take(struct guest *guest, uint64_t size)

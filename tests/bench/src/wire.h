@@ -12,6 +12,7 @@ enum wire_request {
     GET_FEATURES = 1,
     SET_FEATURES = 2,
     SET_OWNER = 3,
+    SET_MEM_TABLE = 5,
     SET_VRING_NUM = 8,
     SET_VRING_ADDR = 9,
     SET_VRING_BASE = 10,
@@ -49,6 +50,10 @@ enum {
 #define P_CONFIG BIT(9)
 #define P_CONFIGURE_MEM_SLOTS BIT(15)
 
+struct wire_region {
+    uint64_t gpa, size, uva, offset;
+} __attribute__((packed));
+
 struct wire_message {
     uint32_t request, flags, size;
     union {
@@ -61,8 +66,13 @@ struct wire_message {
             uint64_t desc, used, avail, log;
         } addr;
         struct {
-            uint64_t padding, gpa, size, uva, offset;
-        } region;
+            uint64_t padding;
+            struct wire_region region;
+        } added;
+        struct {
+            uint32_t count, padding;
+            struct wire_region region[8];
+        } table;
         struct {
             uint32_t offset, size, flags;
             uint8_t data[BLK_CONFIG_SIZE];
