@@ -201,7 +201,7 @@ class Sink(logging.Handler):
         """Write one record, unless too many of its kind came."""
         try:
             context = _context.get(_NOTHING)
-            key = (context.get("disk"), record.name, record.levelno, record.msg)
+            key = (_whose(context), record.name, record.levelno, record.msg)
             # Whoever asks for every message gets every message.
             if record.levelno <= logging.DEBUG or self._limiter.passes(key):
                 self._tell_held(key)
@@ -228,6 +228,11 @@ class Sink(logging.Handler):
         while self._held:
             self._tell_held(next(iter(self._held)))
         self._writer.flush(_FLUSH_SECONDS)
+
+
+def _whose(context: Mapping[str, object]) -> object:
+    """Return the disk or port that a record is about: none can silence another."""
+    return context.get("disk", context.get("port"))
 
 
 def _summary(record: logging.LogRecord) -> logging.LogRecord:

@@ -10,22 +10,15 @@ from typing import TYPE_CHECKING
 
 from accel.cli.devices import DEVICE_COMMANDS
 from protocol.vhost_user import CURRENT, DIALECTS
+from vhostuser.cli.blk import DISKS
 from vhostuser.cli.command import Command
-from vhostuser.cli.serving import run_disks
+from vhostuser.cli.serving import run_served
 from vhostuser.datapath import open_accelerator
 from vhostuser.devices import AcceleratedDevice
-from vhostuser.disks import (
-    DiskConfig,
-    DiskSet,
-    ProgramConfig,
-    ServedKind,
-    Source,
-    add_arguments,
-    given,
-    open_device,
-    read,
-)
+from vhostuser.disks import DiskConfig, DiskSet, ServedKind, open_device
 from vhostuser.errors import UsageError
+from vhostuser.options import Source, add_arguments, given, read
+from vhostuser.serving import ProgramConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,11 +71,9 @@ class _Accelerated:
     def describe(self, config: DiskConfig, device: SizedDevice) -> str:
         """Say in a few words what is served, and where."""
         profile = device.profile
-        where = config.socket_path or config.connect or "an inherited socket"
         queues = "1 queue" if profile.queues == 1 else f"{profile.queues} queues"
-        return (
-            f"the accelerator {self.name}, a virtio {profile.kind} device with {queues}, on {where}"
-        )
+        kind = f"a virtio {profile.kind} device"
+        return f"the accelerator {self.name}, {kind} with {queues}, on {config.place}"
 
 
 def _refuse_other_than_disk(accelerator: Accelerator, name: str) -> None:
@@ -147,7 +138,8 @@ def _run(namespace: argparse.Namespace) -> int:
     kind = ServedKind(
         open_device=served.open_device, describe=served.describe, dialect=served.dialect
     )
-    run_disks(namespace, program, [disk], functools.partial(DiskSet.open, kind=kind))
+    open_set = functools.partial(DiskSet.open, kind=kind)
+    run_served(namespace, replace(DISKS, open_set=open_set), program, [disk])
     return 0
 
 

@@ -18,10 +18,11 @@ from accel.simulator import (
 from vhostuser.cli.command import Command
 from vhostuser.datapath import WorkerOptions
 from vhostuser.devices import NetDevice, NetOptions, NetSwitch, SwitchOptions
-from vhostuser.disks import DiskConfig, OptionTable, Source, add_arguments, given, open_device, read
-from vhostuser.disks.opening import open_endpoint
+from vhostuser.disks import DiskConfig, open_device
 from vhostuser.errors import UsageError
+from vhostuser.options import OptionTable, Source, add_arguments, given, read
 from vhostuser.server import ListeningEndpoint, bind_unix
+from vhostuser.serving import open_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -111,12 +112,11 @@ async def _open_blk(
         simulated = await stack.enter_async_context(
             SimulatedDevice.open(device, options, name=name, faults=faults)
         )
-        where = config.socket_path or config.connect or "an inherited socket"
         yield [
             Served(
                 device=simulated,
                 endpoint=endpoint,
-                words=f"a virtio disk of {device.size} bytes on {where}",
+                words=f"a virtio disk of {device.size} bytes on {config.place}",
                 resizable=device,
             )
         ]

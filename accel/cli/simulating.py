@@ -95,7 +95,7 @@ async def _serve(open_all: Opener) -> None:
     with trio.open_signal_receiver(*SIGNALS, _FAULT, _LOOK) as signals:
         async with trio.open_nursery() as nursery:
             end = End(nursery.cancel_scope)
-            end.disks = sockets = Sockets()
+            end.owner = sockets = Sockets()
             served: list[Served] = []
             nursery.start_soon(_obey, signals, end, served)
             async with open_all(sockets) as opened:

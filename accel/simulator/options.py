@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vhostuser.disks.kinds import FileName, Flag, Kind, Number, NumberChoice
-from vhostuser.disks.options import OptionTable, Problem, Source, option
+from vhostuser.options import (
+    FileName,
+    Flag,
+    Mac,
+    Number,
+    NumberChoice,
+    OptionTable,
+    Problem,
+    Source,
+    option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +29,6 @@ _MOST_VECTORS = 2048
 _LARGEST_QUEUE = 32768
 _LONGEST_POLL_US = 1_000_000
 _SMALLEST_MTU, _LARGEST_MTU = 68, 65535
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_GROUP_BIT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,20 +46,6 @@ class SimulatorOptions(OptionTable):
         Number(1, _MOST_VECTORS),
         "MSI-X vectors (without: one for each queue, and one for configuration changes)",
     )
-
-
-class Mac(Kind):
-    """The address of a network device."""
-
-    wanted = "an address of one device, for example 02:00:00:00:00:01,"
-    metavar = "MAC"
-
-    def read(self, value: object) -> object | None:
-        """Take six bytes in hexadecimal that are no group's address."""
-        if not isinstance(value, str) or not _MAC.fullmatch(value.lower()):
-            return None
-        address = bytes.fromhex(value.replace(":", ""))
-        return None if address[0] & _GROUP_BIT or not any(address) else address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

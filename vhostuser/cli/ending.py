@@ -26,7 +26,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SocketOwner(Protocol):
-    """What has made sockets, such as a set of disks."""
+    """What has made sockets, such as a set of disks or of ports."""
 
     @property
     def sockets(self) -> tuple[OwnPath, ...]:
@@ -40,13 +40,13 @@ class End:
         scope: of all that shall end.
 
     Attributes:
-        disks: whose sockets are removed also when it does not end in time.
+        owner: whose sockets are removed also when it does not end in time.
         control: the control socket, likewise.
     """
 
     def __init__(self, scope: trio.CancelScope) -> None:
         self._scope = scope
-        self.disks: SocketOwner | None = None
+        self.owner: SocketOwner | None = None
         self.control: OwnPath | None = None
 
     def __call__(self) -> None:
@@ -60,7 +60,7 @@ class End:
         self._scope.cancel()
 
     def _give_up(self) -> None:
-        made = () if self.disks is None else self.disks.sockets
+        made = () if self.owner is None else self.owner.sockets
         for socket in (*made, *(() if self.control is None else (self.control,))):
             socket.remove()
         os._exit(0)

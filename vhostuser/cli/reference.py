@@ -9,14 +9,15 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vhostuser.cli.program import make_parser
-from vhostuser.disks import DiskConfig, OptionTable, ProgramConfig, Source, options
-from vhostuser.disks.kinds import Flag
-from vhostuser.monitor.commands import COMMANDS
+from vhostuser.disks import DiskConfig
+from vhostuser.monitor import COMMON, OF_DISKS
+from vhostuser.options import Flag, OptionTable, Source, options
+from vhostuser.serving import ProgramConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from vhostuser.disks import Option
+    from vhostuser.options import Option
 
 __all__ = ["commands_page", "control_page", "options_page"]
 
@@ -34,7 +35,7 @@ packages bring commands by the entry-point group `vhostuser.commands`.
 _OPTIONS = """\
 # Options
 
-Generated from the tables in `vhostuser.disks.config` by `python docs/generate.py`; do not edit.
+Generated from the tables of options by `python docs/generate.py`; do not edit.
 
 A disk has the same options wherever it is described: on the command line of `vhostuser blk`, as
 keys of a `[[disk]]` table in the file of `--config`, and as arguments of `disk-add` on the
@@ -72,7 +73,7 @@ another of the same disk: check again once they are mended.
 _CONTROL = """\
 # Control socket
 
-Generated from the tables in `vhostuser.monitor.commands` by `python docs/generate.py`; do not edit.
+Generated from the tables of commands by `python docs/generate.py`; do not edit.
 
 `--control PATH` (in a file: `control = "PATH"`) makes a running server listen on a UNIX socket
 (mode 0600) that speaks QMP, the protocol of QEMU's monitor: JSON objects, a greeting,
@@ -232,7 +233,10 @@ def options_page() -> str:
 
 def control_page() -> str:
     """Return the page of commands and events."""
-    rows = [(f"`{name}`", _arguments(row.arguments), row.returns) for name, row in COMMANDS.items()]
+    rows = [
+        (f"`{name}`", _arguments(row.arguments), row.returns)
+        for name, row in (COMMON | OF_DISKS).items()
+    ]
     rows.append(("`quit`", "", "nothing; the server ends as after SIGTERM"))
     return "\n".join([_CONTROL, _table(("command", "arguments", "returns"), rows), _EVENTS])
 

@@ -1,4 +1,4 @@
-"""THE table of options: everything that can be set for a disk, and for the program around it.
+"""THE table of options of a disk; what is common to all that is served is `vhostuser.serving`'s.
 
 `vhostuser blk`, the file of `--config`, the control socket's `disk-add`, `--check` and the
 generated reference all derive from these classes; a new option is one more field here, and its use
@@ -8,66 +8,48 @@ where a disk is opened. Specification: "Backend program conventions", vhost-user
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from vhostuser.disks.kinds import (
+from vhostuser.options import (
     Choice,
     FileName,
     Flag,
-    Group,
-    Mode,
     Name,
     Number,
     NumberChoice,
+    Problem,
     Serial,
     Size,
+    option,
 )
-from vhostuser.disks.options import OptionTable, Problem, Source, option
+from vhostuser.serving import LONGEST_POLL_US, MOST_WORKERS, ServedConfig
+from vhostuser.serving.config import NAMED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["DiskConfig", "ProgramConfig"]
+__all__ = ["DiskConfig"]
 
 _LARGEST_QUEUE = 32768
 _MOST_QUEUES = 256
-_MOST_WORKERS = 64
-_LONGEST_POLL_US = 1_000_000
 _LONGEST_SERIAL = 20
 _BLOCK_SIZES = (512, 4096)
 _IO_ENGINES = ("auto", "io_uring", "threads")
-_LARGEST_FD = 1 << 20
-
-_NAMED = frozenset({Source.FILE, Source.CONTROL})
-_INHERITED = frozenset({Source.COMMAND_LINE, Source.FILE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiskConfig(OptionTable):
+class DiskConfig(ServedConfig):
     """How one disk is served. Each field is an option of the same name, with "-" for "_"."""
+
+    WORD: ClassVar[str] = "disk"
 
     id: str = option(
         Name("a name", "ID"),
         "what the disk is called in logs, events and commands",
         default="disk",
-        required=_NAMED,
+        required=NAMED,
     )
-
-    socket_path: Path | None = option(FileName(), "listen on this UNIX socket", group="socket")
-    fd: int | None = option(
-        Number(0, _LARGEST_FD),
-        "use this inherited socket, listening or connected",
-        group="socket",
-        sources=_INHERITED,
-    )
-    connect: Path | None = option(
-        FileName(), "connect to a front-end that listens here, with retries", group="socket"
-    )
-    socket_mode: int | None = option(
-        Mode(), "permissions of the socket, in octal (without: what the umask leaves)"
-    )
-    socket_group: str | None = option(Group(), "group of the socket, by name or number")
 
     blk_file: Path | None = option(
         FileName(),
@@ -96,14 +78,14 @@ class DiskConfig(OptionTable):
     block_size: int | None = option(
         NumberChoice(*_BLOCK_SIZES), "logical block size in bytes (without: the image's own)"
     )
-    workers: int = option(Number(1, _MOST_WORKERS), "threads that share the queues", default=1)
+    workers: int = option(Number(1, MOST_WORKERS), "threads that share the queues", default=1)
     io: str = option(
         Choice(*_IO_ENGINES),
         "how requests wait for the image (auto: io_uring if allowed)",
         default="auto",
     )
     poll_us: int = option(
-        Number(0, _LONGEST_POLL_US),
+        Number(0, LONGEST_POLL_US),
         "longest time to poll an idle ring before sleeping, in us",
         default=50,
     )
@@ -115,24 +97,9 @@ class DiskConfig(OptionTable):
         """Yield what does not go together."""
         if self.direct and self.blk_file is None:
             yield Problem("direct", "bypasses the page cache of a file: give blk-file")
-        for name, value in (("socket-mode", self.socket_mode), ("socket-group", self.socket_group)):
-            if value is not None and self.socket_path is None:
-                yield Problem(name, "is of a socket that is made here: give socket-path")
+        yield from ServedConfig.problems(self)
 
     @property
     def built_in(self) -> bool:
         """Whether no disk was named."""
         return self.blk_file is None and self.memory is None and self.null is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramConfig(OptionTable):
-    """How the program itself behaves, whatever it serves."""
-
-    control: Path | None = option(FileName(), "serve a control socket (QMP) here")
-    log_format: str = option(
-        Choice("text", "json"), "one line of text a record, or one JSON object", default="text"
-    )
-    log_level: str = option(
-        Choice("debug", "info", "warning", "error"), "what to log, and worse", default="info"
-    )

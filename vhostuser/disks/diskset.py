@@ -1,23 +1,24 @@
-"""The disks of a process: each with a server of its own, added and removed while others run.
+"""The disks of a process: each with a server and a device of its own.
 
-What goes wrong with one disk ends that disk, with a line in the log and an event; the others do not
-notice. Workers and memory belong to one disk alone (docs/decisions/0006).
+Workers and memory belong to one disk alone (docs/decisions/0006).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import trio
 
 from protocol.vhost_user import CURRENT
 from vhostuser import log
-from vhostuser.disks.opening import describe_disk, open_device, open_endpoint
-from vhostuser.errors import UsageError, leaves
-from vhostuser.server import OwnPath, Server
+from vhostuser.disks.config import DiskConfig
+from vhostuser.disks.opening import describe_disk, open_device
+from vhostuser.errors import UsageError
+from vhostuser.server import Server
+from vhostuser.serving import Served, ServedSet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 
     from protocol.vhost_user import Dialect
     from vhostuser.devices import SizedDevice
-    from vhostuser.disks.config import DiskConfig
 
-    Notify = Callable[[str, Mapping[str, object]], None]
     OpenDevice = Callable[[DiskConfig], AbstractAsyncContextManager[SizedDevice]]
     Describe = Callable[[DiskConfig, SizedDevice], str]
 
@@ -62,26 +61,18 @@ DISKS = ServedKind()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Disk:
+class Disk(Served[DiskConfig]):
     """One disk that is served.
 
     Attributes:
-        config: what was asked for.
-        device: what is served.
         server: what serves it, with the front-end of the moment.
-        ended: set when it is served no longer: its socket is gone, its image closed.
+        device: what is served.
+        words: what it is and where, in a few words.
     """
 
-    config: DiskConfig
-    device: SizedDevice
     server: Server
-    ended: trio.Event = field(default_factory=trio.Event)
-    _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-    @property
-    def id(self) -> str:
-        """What it is called."""
-        return self.config.id
+    device: SizedDevice
+    words: str
 
     @property
     def size(self) -> int:
@@ -89,42 +80,28 @@ class Disk:
         return self.device.size
 
     @property
-    def removed(self) -> bool:
-        """Whether somebody had it end."""
-        return self._scope.cancel_called
+    def facts(self) -> Mapping[str, object]:
+        """Its size."""
+        return {"size": self.size}
 
-    async def serve(self) -> None:
-        """Serve until there are no more front-ends, or until it is removed."""
-        with self._scope:
-            await self.server.run()
-
-    def leave(self) -> None:
-        """Have it end; `ended` says when it has."""
-        self._scope.cancel()
+    def describe(self) -> str:
+        """Say in a few words what is served, and where."""
+        return self.words
 
 
-class DiskSet:
+class DiskSet(ServedSet[DiskConfig, Disk]):
     """Serves disks. Make it with `async with DiskSet.open()`; the disks end with the block.
 
     Args:
         nursery: in which disks are served.
         kind: what is served.
-
-    Attributes:
-        notify: called with the name and data of each event; data has the disk's `id`.
-        inherited: sockets that systemd passed, by name, until a disk uses them.
     """
 
+    WORD: ClassVar[str] = DiskConfig.WORD
+
     def __init__(self, nursery: trio.Nursery, kind: ServedKind) -> None:
-        self.notify: Notify = lambda _name, _data: None
-        self.inherited: dict[str, int] = {}
-        self._nursery = nursery
+        super().__init__(nursery)
         self._kind = kind
-        self._disks: dict[str, Disk] = {}
-        self._coming: set[str] = set()
-        self._sockets: set[OwnPath] = set()
-        self._idle = trio.Event()
-        self._failure: Exception | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -141,58 +118,18 @@ class DiskSet:
     @property
     def disks(self) -> tuple[Disk, ...]:
         """The disks that are served, in the order in which they came."""
-        return tuple(self._disks.values())
+        return self.members
 
-    @property
-    def sockets(self) -> tuple[OwnPath, ...]:
-        """The sockets that were made for them, and for those that are just being opened."""
-        return tuple(self._sockets)
-
-    def find(self, identity: str | None) -> Disk:
-        """Return the disk of this name; None: the only one.
-
-        Raises:
-            UsageError: there is no such disk, or it is not clear which.
-        """
-        names = ", ".join(self._disks) or "none"
-        if identity is None:
-            if len(self._disks) != 1:
-                raise UsageError(f"which disk? Give its id; there are {names}")
-            return next(iter(self._disks.values()))
-        if identity not in self._disks:
-            raise UsageError(f"there is no disk '{identity}'; there are {names}")
-        return self._disks[identity]
-
-    async def add(self, config: DiskConfig) -> Disk:
-        """Serve one more disk; return it when front-ends can connect.
-
-        Raises:
-            UsageError: its name or socket cannot be used.
-            OSError: its image cannot be served, or the host is out of something.
-        """
-        if config.id in self._disks or config.id in self._coming:
-            raise UsageError(f"there is a disk '{config.id}' already: choose another id")
-        for other in self._disks.values():
-            if config.socket_path is not None and config.socket_path == other.config.socket_path:
-                raise UsageError(f"{config.socket_path} is the socket of disk '{other.id}'")
-        self._coming.add(config.id)
-        try:
-            disk: Disk = await self._nursery.start(self._run, config)
-        finally:
-            self._coming.discard(config.id)
-        return disk
-
-    async def remove(self, identity: str | None) -> None:
-        """End a disk: its front-end is left, its socket removed, its image closed.
-
-        Returns when that is done; cancelled, it is done later.
-
-        Raises:
-            UsageError: there is no such disk.
-        """
-        disk = self.find(identity)
-        disk.leave()
-        await disk.ended.wait()
+    @contextlib.asynccontextmanager
+    async def open_member(self, config: DiskConfig) -> AsyncIterator[Disk]:
+        """Have a disk and its server for the length of the block. See `ServedSet`."""
+        # First the socket: a front-end that comes too early then waits instead of failing.
+        with self.endpoint(config) as endpoint:
+            async with self._kind.open_device(config) as device:
+                server = Server(device=device, endpoint=endpoint, dialect=self._kind.dialect)
+                self.forward_events(server, config)
+                words = self._kind.describe(config, device)
+                yield Disk(config=config, server=server, device=device, words=words)
 
     async def resize(self, identity: str | None, size: int | None) -> tuple[Disk, int]:
         """Give a disk another size, and tell its front-end.
@@ -216,68 +153,3 @@ class DiskSet:
             _log.info("resized: it has %d bytes now", now)
         self.notify("BLOCK_RESIZED", {"id": disk.id, "size": now})
         return disk, now
-
-    async def finished(self) -> None:
-        """Wait until the last disk has ended by itself: it was removed by nobody.
-
-        Raises:
-            Exception: what ended it, if that was an error.
-        """
-        await self._idle.wait()
-        if self._failure is not None:
-            raise self._failure
-
-    async def _run(self, config: DiskConfig, task_status: trio.TaskStatus[Disk]) -> None:
-        """Serve one disk from opening to closing. Raises only until it is served."""
-        log.bind(disk=config.id)
-        disk: Disk | None = None
-        failure: Exception | None = None
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                # First the socket: a front-end that comes too early then waits instead of failing.
-                endpoint = stack.enter_context(
-                    contextlib.closing(open_endpoint(config, self.inherited))
-                )
-                if config.socket_path is not None:
-                    made = OwnPath(config.socket_path)
-                    self._sockets.add(made)
-                    stack.callback(self._sockets.discard, made)
-                device = await stack.enter_async_context(self._kind.open_device(config))
-                server = Server(device=device, endpoint=endpoint, dialect=self._kind.dialect)
-                server.notify = lambda name, data: self.notify(name, {"id": config.id, **data})
-                disk = self._disks[config.id] = Disk(config=config, device=device, server=server)
-                _log.info("serving %s", self._kind.describe(config, device))
-                self.notify("DISK_ADDED", {"id": disk.id, "size": disk.size})
-                task_status.started(disk)
-                await disk.serve()
-                _log.info("removed" if disk.removed else "ended: no other front-end can come")
-        except Exception as error:
-            if disk is None:
-                raise
-            failure = error
-        finally:
-            if disk is not None:
-                self._forget(disk, failure)
-
-    def _forget(self, disk: Disk, failure: Exception | None) -> None:
-        """Note that a disk has ended."""
-        del self._disks[disk.id]
-        disk.ended.set()
-        reason = "removed" if disk.removed else "ended"
-        if failure is not None:
-            reason = "failed"
-            _log_failure(failure)
-        self.notify("DISK_REMOVED", {"id": disk.id, "reason": reason})
-        if not self._disks and not disk.removed:
-            self._failure = failure
-            self._idle.set()
-
-
-def _log_failure(failure: Exception) -> None:
-    """Log a line for each refusal of the host, and a traceback for what is a bug of ours."""
-    group = ExceptionGroup("", [failure])
-    expected, bugs = group.split((UsageError, OSError))
-    for error in [] if expected is None else leaves(expected):
-        _log.error("failed: %s", error)
-    if bugs is not None:
-        _log.error("failed by a bug of this program", exc_info=bugs)

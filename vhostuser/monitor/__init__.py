@@ -1,6 +1,16 @@
 """The control socket: QMP commands and events."""
 
+from vhostuser.monitor.common import COMMON
+from vhostuser.monitor.disks import DISK_COMMANDS, OF_DISKS
 from vhostuser.monitor.monitor import Monitor
 from vhostuser.monitor.qmp import CommandError
+from vhostuser.monitor.table import CommandRow
 
-__all__ = ["CommandError", "Monitor"]
+__all__ = [
+    "COMMON",
+    "DISK_COMMANDS",
+    "OF_DISKS",
+    "CommandError",
+    "CommandRow",
+    "Monitor",
+]

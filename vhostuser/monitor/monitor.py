@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vhostuser.monitor import commands, qmp
+from vhostuser.monitor import qmp
 from vhostuser.monitor.qmp import CommandError
+from vhostuser.monitor.table import execute
 from vhostuser.server import OwnPath, bind_unix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from vhostuser.disks import DiskSet
+    from vhostuser.monitor.table import AnySet, CommandRow
 
 __all__ = ["Monitor"]
 
@@ -31,12 +32,13 @@ _SEND_SECONDS = 10.0
 
 
 class Monitor:
-    """Serves the control socket of a set of disks.
+    """Serves the control socket of a set of disks or ports.
 
     Args:
         path: where to listen.
-        disks: what the commands look at and change.
+        served: what the commands look at and change.
         quit_server: called when a client says `quit`.
+        commands: what clients can do with it.
 
     Attributes:
         made: the socket.
@@ -45,8 +47,15 @@ class Monitor:
         UsageError: the path cannot be used.
     """
 
-    def __init__(self, path: Path, disks: DiskSet, quit_server: Callable[[], None]) -> None:
-        self._disks = disks
+    def __init__(
+        self,
+        path: Path,
+        served: AnySet,
+        quit_server: Callable[[], None],
+        commands: Mapping[str, CommandRow],
+    ) -> None:
+        self._served = served
+        self._commands = commands
         self._quit = quit_server
         self._listener = trio.SocketListener(
             trio.socket.from_stdlib_socket(bind_unix(path, mode=_MODE))
@@ -72,7 +81,7 @@ class Monitor:
             if len(self._clients) >= _MOST_CLIENTS:
                 _log.warning("control: refused a client: %d are connected", _MOST_CLIENTS)
                 return
-            client = _Client(stream, self._disks)
+            client = _Client(stream, self._served, self._commands)
             self._clients.add(client)
             try:
                 await client.run()
@@ -96,10 +105,13 @@ class _Client:
         quitting: it said `quit`, and has its answer.
     """
 
-    def __init__(self, stream: trio.SocketStream, disks: DiskSet) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, served: AnySet, commands: Mapping[str, CommandRow]
+    ) -> None:
         self.quitting = False
         self._stream = stream
-        self._disks = disks
+        self._served = served
+        self._commands = commands
         self._negotiated = False
         self._leaving = False
         self._send, self._lines = trio.open_memory_channel[bytes](_MOST_EVENTS)
@@ -167,4 +179,4 @@ class _Client:
             )
         if command.name == "quit":
             return {}
-        return await commands.execute(self._disks, command.name, command.arguments)
+        return await execute(self._commands, self._served, command.name, command.arguments)

@@ -1,8 +1,8 @@
 """The wire of the control socket: QMP, JSON objects one after the other, as QEMU's monitor does.
 
 Pure: bytes in, lines out. A client gets a greeting, negotiates with `qmp_capabilities`, then
-executes commands; events may come at any time after that. What the commands do is in
-`vhostuser.monitor.commands`.
+executes commands; events may come at any time after that. What commands there are is in
+`vhostuser.monitor.common`, `disks` and `ports`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ SECONDS = 60
 PROGRAM = """
 import os, signal, sys, threading
 from vhostuser.cli import main
-from vhostuser.disks import diskset, opening
+from vhostuser.disks import diskset
+from vhostuser.serving import places
 from vhostuser.datapath import SoftwareDatapath
 from vhostuser.server import ListeningEndpoint
 
@@ -33,7 +34,7 @@ def hang(*_):
 sys.exit(main.main(["blk", *sys.argv[1:]]))
 """
 SABOTAGE = {
-    "when the socket is there": "then(opening, 'bind_unix', kill)",
+    "when the socket is there": "then(places, 'bind_unix', kill)",
     "when the device is there": "then(diskset, 'Server', kill)",
     "twice": "then(diskset, 'Server', kill); then(ListeningEndpoint, 'close', kill)",
     "while a worker hangs": "then(diskset, 'Server', kill); SoftwareDatapath._destroy = hang",

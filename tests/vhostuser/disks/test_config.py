@@ -15,18 +15,10 @@ from hypothesis import strategies as st
 
 from vhostuser.datapath import IO_ENGINES
 from vhostuser.devices import BLOCK_SIZES, SERIAL_BYTES, BlkOptions
-from vhostuser.disks import (
-    DiskConfig,
-    ProgramConfig,
-    Source,
-    add_arguments,
-    check_disks,
-    given,
-    options,
-    read,
-    read_config,
-)
+from vhostuser.disks import DiskConfig, check_disks
 from vhostuser.errors import UsageError
+from vhostuser.options import Source, add_arguments, given, options, read
+from vhostuser.serving import ProgramConfig, read_config
 
 FULL = {
     "id": "one",
@@ -62,7 +54,7 @@ def from_line(*arguments):
 
 def from_file(path, text):
     path.write_text(text, encoding="utf-8")
-    return read_config(path)
+    return read_config(path, ProgramConfig, DiskConfig)
 
 
 def test_the_table_offers_what_the_device_can_do():
@@ -89,7 +81,7 @@ def test_all_three_ways_give_the_same_disk(tmp_path):
     file = from_file(tmp_path / "disks.toml", text)
     made, problems = read(DiskConfig, FULL, Source.CONTROL)
     assert problems == []
-    assert (made, *file.disks, from_line(*LINE)[0]) == (made,) * 3
+    assert (made, *(disk for disk, _ in file.served), from_line(*LINE)[0]) == (made,) * 3
     assert made.socket_mode == 0o660
 
 
@@ -167,7 +159,8 @@ def test_paths_in_a_file_belong_to_its_folder(tmp_path):
     text = 'control = "c"\n[[disk]]\nid = "a"\nsocket-path = "s"\nblk-file = "/i"\n'
     file = from_file(tmp_path / "disks.toml", text)
     assert file.program.control == tmp_path / "c"
-    assert (file.disks[0].socket_path, file.disks[0].blk_file) == (tmp_path / "s", Path("/i"))
+    ((disk, _),) = file.served
+    assert (disk.socket_path, disk.blk_file) == (tmp_path / "s", Path("/i"))
 
 
 def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
@@ -185,7 +178,7 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
         f"{path}: disk 2: num-queues: a number from 1 to 256 is expected, not 0",
         f"{path}: disk 2: id: is missing",
     ]
-    assert [disk.id for disk in file.disks] == ["c"]
+    assert [disk.id for disk, _ in file.served] == ["c"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +194,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, text):
     path = tmp_path / "disks.toml"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=text):
-        read_config(path)
+        read_config(path, ProgramConfig, DiskConfig)
 
 
 def test_a_disk_that_is_no_table_is_a_mistake(tmp_path):
@@ -212,7 +205,9 @@ def test_a_disk_that_is_no_table_is_a_mistake(tmp_path):
 def test_the_command_line_overrides_the_program_s_options(tmp_path):
     path = tmp_path / "disks.toml"
     path.write_text('log-format = "json"\nlog-level = "error"\n')
-    program = read_config(path, overridden={"log-level": "debug"}).program
+    program = read_config(
+        path, ProgramConfig, DiskConfig, overridden={"log-level": "debug"}
+    ).program
     assert program == ProgramConfig(log_format="json", log_level="debug")
 
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from vhostuser.disks import DiskConfig, DiskSet, ServedKind
 from vhostuser.errors import StoreError
-from vhostuser.monitor import Monitor
-from vhostuser.monitor.commands import COMMANDS
+from vhostuser.monitor import DISK_COMMANDS, Monitor
 from vhostuser.monitor.qmp import LONGEST_COMMAND, CommandError, Splitter, parse
 from vhostuser.testing import FakeDevice, RawFrontend
 from vhostuser.virtqueue import Fault
@@ -64,7 +63,9 @@ async def monitored(tmp_path):
     with trio.fail_after(30):
         async with DiskSet.open(kind=ServedKind(open_device=fake_device)) as disks:
             disk = await disks.add(DiskConfig(id="one", socket_path=tmp_path / "socket"))
-            monitor = Monitor(tmp_path / "control", disks, lambda: quits.append(True))
+            monitor = Monitor(
+                tmp_path / "control", disks, lambda: quits.append(True), DISK_COMMANDS
+            )
             disks.notify = monitor.emit
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(monitor.run)
@@ -203,8 +204,8 @@ async def test_a_bug_in_a_command_costs_its_client_only(tmp_path, monkeypatch, c
     async def buggy(_disks, _arguments):
         raise ZeroDivisionError("a bug")
 
-    row = dataclasses.replace(COMMANDS["query-version"], run=buggy)
-    monkeypatch.setitem(COMMANDS, "query-version", row)
+    row = dataclasses.replace(DISK_COMMANDS["query-version"], run=buggy)
+    monkeypatch.setitem(DISK_COMMANDS, "query-version", row)
     async with (
         monitored(tmp_path) as (folder, _, _),
         connected(folder) as client,

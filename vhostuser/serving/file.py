@@ -1,18 +1,17 @@
-"""The file of `--config`: TOML with the program's options, and a `[[disk]]` table a disk.
+"""The file of `--config`: TOML with the program's options, and a table for each thing to serve.
 
-Every mistake is found and told with file, disk, key and what to do; reading does not stop at the
-first. What can only be known by looking at the host is `vhostuser.disks.check`'s.
+Every mistake is found and told with file, table, key and what to do; reading does not stop at the
+first. What can only be known by looking at the host is `vhostuser.serving.check`'s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from vhostuser.disks.config import DiskConfig, ProgramConfig
-from vhostuser.disks.kinds import shown
-from vhostuser.disks.options import Problem, Source, read
 from vhostuser.errors import UsageError
+from vhostuser.options import Problem, Source, read, shown
+from vhostuser.serving.config import ProgramConfig, ServedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigFile", "Finding", "read_config"]
 
-_DISKS = "disk"
 _LARGEST = 1 << 20
+
+_Program = TypeVar("_Program", bound=ProgramConfig)
+_Config = TypeVar("_Config", bound=ServedConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Finding:
     """A problem and where it is.
 
     Attributes:
-        place: the file, and in it the disk; empty for the command line.
+        place: the file, and in it the table; empty for the command line.
         problem: what is wrong.
     """
 
@@ -41,72 +42,74 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigFile:
+class ConfigFile(Generic[_Program, _Config]):
     """What a file says.
 
     Attributes:
         path: the file.
         program: the options at its top.
-        disks: the tables that are right, in their order.
-        places: what to call each of them in a message.
-        partly_right: the other tables without what is wrong with them, and their places; only for
-            a look at what else may be wrong.
+        served: the tables that are right, in their order, and what to call each in a message.
+        partly_right: the other tables without what is wrong with them, likewise; only for a look at
+            what else may be wrong.
         findings: what is wrong with it.
     """
 
     path: Path
-    program: ProgramConfig
-    disks: tuple[DiskConfig, ...]
-    places: tuple[str, ...]
-    partly_right: tuple[tuple[DiskConfig, str], ...]
+    program: _Program
+    served: tuple[tuple[_Config, str], ...]
+    partly_right: tuple[tuple[_Config, str], ...]
     findings: tuple[Finding, ...]
 
 
-def read_config(path: Path, *, overridden: Mapping[str, object] | None = None) -> ConfigFile:
+def read_config(
+    path: Path,
+    program_table: type[_Program],
+    served_table: type[_Config],
+    *,
+    overridden: Mapping[str, object] | None = None,
+) -> ConfigFile[_Program, _Config]:
     """Read a file and check every key and value of it.
 
     Relative paths in it belong to the folder that it lies in.
 
     Args:
         path: the file.
+        program_table: the keys at its top.
+        served_table: the keys of a table; its `WORD` is the table's name.
         overridden: options of the program that were given otherwise: the file's do not count.
 
     Raises:
         UsageError: it cannot be read or is no TOML.
     """
+    word = served_table.WORD
     data = _load(path)
     findings: list[Finding] = []
-    tables = data.pop(_DISKS, [])
-    program, problems = read(ProgramConfig, data, Source.FILE, folder=path.parent)
+    tables = data.pop(word, [])
+    program, problems = read(program_table, data, Source.FILE, folder=path.parent)
     findings += [Finding(str(path), each) for each in problems]
-    program = program or ProgramConfig()
     given: dict[str, Any] = {
         name.replace("-", "_"): each for name, each in (overridden or {}).items()
     }
-    program = replace(program, **given)
+    program = replace(program or program_table(), **given)
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
-        text = "each disk is a table of its own: begin it with [[disk]]"
-        findings.append(Finding(str(path), Problem(_DISKS, text)))
+        text = f"each {word} is a table of its own: begin it with [[{word}]]"
+        findings.append(Finding(str(path), Problem(word, text)))
         tables = []
-    disks: list[DiskConfig] = []
-    places: list[str] = []
-    partly_right: list[tuple[DiskConfig, str]] = []
+    served: list[tuple[_Config, str]] = []
+    partly_right: list[tuple[_Config, str]] = []
     for number, values in enumerate(tables, 1):
-        place = f"{path}: disk {_name(values, number)}"
-        disk, problems = read(DiskConfig, values, Source.FILE, folder=path.parent)
+        place = f"{path}: {word} {_name(values, number)}"
+        config, problems = read(served_table, values, Source.FILE, folder=path.parent)
         findings += [Finding(place, each) for each in problems]
-        if disk is not None:
-            disks.append(disk)
-            places.append(place)
+        if config is not None:
+            served.append((config, place))
             continue
         wrong = {each.key for each in problems}
         rest = {key: value for key, value in values.items() if key not in wrong}
-        disk, _ = read(DiskConfig, rest, Source.FILE, folder=path.parent)
-        if disk is not None:
-            partly_right.append((disk, place))
-    return ConfigFile(
-        path, program, tuple(disks), tuple(places), tuple(partly_right), tuple(findings)
-    )
+        config, _ = read(served_table, rest, Source.FILE, folder=path.parent)
+        if config is not None:
+            partly_right.append((config, place))
+    return ConfigFile(path, program, tuple(served), tuple(partly_right), tuple(findings))
 
 
 def _name(values: Mapping[str, object], number: int) -> str:
@@ -115,7 +118,7 @@ def _name(values: Mapping[str, object], number: int) -> str:
 
 
 def _load(path: Path) -> dict[str, object]:
-    import tomllib  # noqa: PLC0415 - most disks are served without a file
+    import tomllib  # noqa: PLC0415 - most is served without a file
 
     try:
         with path.open("rb") as file:

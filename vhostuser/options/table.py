@@ -2,7 +2,7 @@
 
 From one such table derive the options of a command line, the keys of a TOML file, the arguments of
 a command on the control socket, what each of them says about a mistake, and the reference. Which
-options there are is written in `vhostuser.disks.config`; nothing here knows any.
+options there are is written where something is served; nothing here knows any.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vhostuser.disks.kinds import Flag, Kind, shown
+from vhostuser.options.kinds import Flag, Kind, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,12 +26,14 @@ __all__ = [
     "Source",
     "add_arguments",
     "given",
+    "given_each",
     "option",
     "options",
     "read",
 ]
 
 _KEY = "option"
+_EACH = "given_each"
 
 
 class Source(enum.Enum):
@@ -205,12 +207,22 @@ def _exclusions(values: Mapping[str, object], known: Mapping[str, Option]) -> It
                 yield Problem(name, f"not together with {first}: give one of them")
 
 
-def add_arguments(parser: argparse.ArgumentParser, table: type[OptionTable]) -> None:
-    """Add the options of a table to a command line. `given` reads them back."""
+def add_arguments(
+    parser: argparse.ArgumentParser, table: type[OptionTable], *, each_of: str = ""
+) -> None:
+    """Add the options of a table to a command line. `given` reads them back.
+
+    Args:
+        parser: of the command.
+        table: which options there are.
+        each_of: a group whose options may be given again and again: each is of one more thing that
+            is described. `given_each` reads them back.
+    """
     groups: dict[str, argparse._ActionsContainer] = {}
     for each in options(table, Source.COMMAND_LINE):
         where: argparse._ActionsContainer = parser
-        if each.group:
+        several = each.group != "" and each.group == each_of
+        if each.group and not several:
             if each.group not in groups:
                 groups[each.group] = parser.add_mutually_exclusive_group()
             where = groups[each.group]
@@ -225,14 +237,31 @@ def add_arguments(parser: argparse.ArgumentParser, table: type[OptionTable]) -> 
                 help=each.help,
             )
             continue
+        text = f"{each.help} (default: {default})" if default else each.help
         where.add_argument(
             each.flag,
+            action=_OneMore if several else "store",
             dest=each.attribute,
             type=_argument(each.kind),
             default=argparse.SUPPRESS,
             metavar=each.kind.metavar,
-            help=(f"{each.help} (default: {default})" if default else each.help).replace("%", "%%"),
+            help=(f"{text}; may be given several times" if several else text).replace("%", "%%"),
         )
+
+
+class _OneMore(argparse.Action):
+    """Notes an option beside those that came before it, in their order."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,  # noqa: ANN401 - as argparse has it
+        option_string: str | None = None,
+    ) -> None:
+        del parser, option_string
+        before = getattr(namespace, _EACH, ())
+        setattr(namespace, _EACH, (*before, (self.dest.replace("_", "-"), values)))
 
 
 def _argument(kind: Kind) -> Any:  # noqa: ANN401 - what argparse calls with a text
@@ -252,3 +281,9 @@ def given(namespace: argparse.Namespace, table: type[OptionTable]) -> dict[str, 
         for each in options(table, Source.COMMAND_LINE)
         if hasattr(namespace, each.attribute)
     }
+
+
+def given_each(namespace: argparse.Namespace) -> tuple[tuple[str, object], ...]:
+    """Return name and value of each option that may be given several times, in their order."""
+    found: tuple[tuple[str, object], ...] = getattr(namespace, _EACH, ())
+    return found

@@ -1,0 +1,56 @@
+"""Options as data: kinds of values, tables of options, and what derives from such a table."""
+
+from vhostuser.options.kinds import (
+    Choice,
+    FileName,
+    Flag,
+    Group,
+    Kind,
+    Mode,
+    Name,
+    Number,
+    NumberChoice,
+    Serial,
+    Size,
+    shown,
+)
+from vhostuser.options.net_kinds import Interface, Mac
+from vhostuser.options.table import (
+    Option,
+    OptionTable,
+    Problem,
+    Source,
+    add_arguments,
+    given,
+    given_each,
+    option,
+    options,
+    read,
+)
+
+__all__ = [
+    "Choice",
+    "FileName",
+    "Flag",
+    "Group",
+    "Interface",
+    "Kind",
+    "Mac",
+    "Mode",
+    "Name",
+    "Number",
+    "NumberChoice",
+    "Option",
+    "OptionTable",
+    "Problem",
+    "Serial",
+    "Size",
+    "Source",
+    "add_arguments",
+    "given",
+    "given_each",
+    "option",
+    "options",
+    "read",
+    "shown",
+]
