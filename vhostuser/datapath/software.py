@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import trio
 
@@ -142,7 +142,7 @@ class SoftwareDatapath:
         queues: int,
         workers: WorkerOptions | Workers,
         place: Callable[[int], int] = _in_turn,
-    ) -> AsyncIterator[SoftwareDatapath]:
+    ) -> AsyncIterator[Self]:
         """Serve the rings of a device for the length of the block.
 
         Args:
@@ -182,6 +182,11 @@ class SoftwareDatapath:
     def capabilities(self) -> Capabilities:
         """What this datapath can do."""
         return Capabilities(start_at_state=True, report_state=True)
+
+    @property
+    def started(self) -> bool:
+        """Whether any ring is between its start and its stop."""
+        return any(queue.start is not None for queue in self._queues)
 
     @property
     def io(self) -> str:

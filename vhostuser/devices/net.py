@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.virtio import NetFeatures, NetStatus
-from vhostuser.datapath import SoftwareDatapath
 from vhostuser.devices.net_port import NetPort, NetPortOptions
 from vhostuser.devices.net_profile import NetOptions, net_config, net_profile, require_station
+from vhostuser.devices.net_rings import NetDatapath
 from vhostuser.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NetDevice"]
 
-_SETS_ADDRESS = NetFeatures.CTRL_VQ | NetFeatures.CTRL_MAC_ADDR
 _ANNOUNCES = NetFeatures.CTRL_VQ | NetFeatures.GUEST_ANNOUNCE
 
 
@@ -40,12 +39,13 @@ class NetDevice:
         datapath: what serves its rings.
     """
 
-    def __init__(self, port: NetPort, options: NetOptions, datapath: SoftwareDatapath) -> None:
+    def __init__(self, port: NetPort, options: NetOptions, datapath: NetDatapath) -> None:
         self.profile = net_profile(options)
         self.port = port
         self.datapath = datapath
         self._options = options
         self._features = NetFeatures(0)
+        self._unset = port.state().changes  # by a driver, as long as there were no more
         self._asked: int | None = None  # announcements that were acknowledged when we asked for one
         self._shown = self._config()
         datapath.on_change(self._look)
@@ -74,7 +74,7 @@ class NetDevice:
                 locked=options.locked,
             )
             port = stack.enter_context(NetPort.open(switch, shown))
-            async with SoftwareDatapath.open(
+            async with NetDatapath.open(
                 port.make_queue, queues=options.queues, workers=switch.workers, place=port.place
             ) as datapath:
                 yield cls(port, options, datapath)
@@ -82,9 +82,8 @@ class NetDevice:
     @property
     def mac(self) -> bytes:
         """Its address: the one that it was given, or that its driver has set."""
-        if _SETS_ADDRESS in self._features:
-            return self.port.state().mac
-        return self.port.options.mac
+        state = self.port.state()
+        return self.port.options.mac if state.changes == self._unset else state.mac
 
     @property
     def status(self) -> NetStatus:
@@ -95,9 +94,16 @@ class NetDevice:
     def use_features(self, features: VirtioFeatures) -> None:
         """Learn what the driver has accepted. See `Device`."""
         self._features = NetFeatures(int(features))
-        if _ANNOUNCES not in self._features:
-            self._asked = None
+        if not self.datapath.started:  # the same driver may say it again while it runs
+            self._reset()
         self._shown = self._config()  # who accepts features reads it afterwards
+
+    def _reset(self) -> None:
+        """Forget what a driver has said: another begins, or this one anew."""
+        self.datapath.arrange(self._features)
+        self.port.reset()
+        self._unset = self.port.state().changes
+        self._asked = None
 
     async def read_config(self, offset: int, size: int) -> bytes:
         """Return part of the configuration space; zeros beyond its end. See `Device`."""

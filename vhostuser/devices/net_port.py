@@ -181,6 +181,10 @@ class NetPort:
         lib.vhu_net_port_set_link(self.switch.native, self.number, up)
         self.link_up = up
 
+    def reset(self) -> None:
+        """Have what the driver has set forgotten when its rings start again."""
+        lib.vhu_net_port_reset(self.switch.native, self.number)
+
     def announce(self, mac: bytes) -> None:
         """Have the others hear that an address lives here: a broadcast RARP, soon."""
         lib.vhu_net_port_announce(self.switch.native, self.number, ffi.from_buffer(mac))

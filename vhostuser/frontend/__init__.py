@@ -1,4 +1,4 @@
-"""The driver's side of vhost-user: client, memory, queues, notify areas, block driver."""
+"""The driver's side of vhost-user: client, memory, queues, notify areas, drivers of devices."""
 
 from vhostuser.frontend.area_rules import MAX_AREA
 from vhostuser.frontend.areas import AreaState, NotifyAreas
@@ -8,6 +8,7 @@ from vhostuser.frontend.client import FrontendClient
 from vhostuser.frontend.errors import (
     BackendClosedError,
     BlockError,
+    CommandError,
     FrontendError,
     RequestRefusedError,
     RingError,
@@ -16,6 +17,8 @@ from vhostuser.frontend.features import PROTOCOL_FEATURES, TRANSPORT_FEATURES
 from vhostuser.frontend.groups import GroupIdentity, VfioGroups, identify_group
 from vhostuser.frontend.hand_over import Host
 from vhostuser.frontend.memory import GuestBuffer, GuestMemory, GuestRegion, RegionLayout
+from vhostuser.frontend.net import NET_DRIVER_FEATURES, NetDriver, NetFrame
+from vhostuser.frontend.net_control import NetControl
 from vhostuser.frontend.orders import LIBBLKIO, QEMU, VIRTIO_USER, Order, Step
 from vhostuser.frontend.queue import DriverQueue
 from vhostuser.frontend.ring_areas import RingAreas
@@ -25,6 +28,7 @@ __all__ = [
     "BLK_DRIVER_FEATURES",
     "LIBBLKIO",
     "MAX_AREA",
+    "NET_DRIVER_FEATURES",
     "PROTOCOL_FEATURES",
     "QEMU",
     "TRANSPORT_FEATURES",
@@ -34,6 +38,7 @@ __all__ = [
     "BlockDriver",
     "BlockError",
     "BlockResult",
+    "CommandError",
     "Doorbell",
     "DriverQueue",
     "FrontendClient",
@@ -45,6 +50,9 @@ __all__ = [
     "Host",
     "Kicks",
     "MessageChannel",
+    "NetControl",
+    "NetDriver",
+    "NetFrame",
     "NotifyAreas",
     "Order",
     "RegionLayout",

@@ -11,8 +11,6 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import trio
-
 from protocol.virtio import (
     BLK_HEADER_SIZE,
     BLK_ID_SIZE,
@@ -25,11 +23,11 @@ from protocol.virtio import (
     VirtioFeatures,
 )
 from vhostuser.frontend.errors import BlockError, RingError
+from vhostuser.frontend.parts import allocate, free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
-    from vhostuser.frontend.memory import GuestBuffer
     from vhostuser.frontend.queue import DriverQueue
 
 __all__ = ["BLK_DRIVER_FEATURES", "BlockDriver", "BlockResult"]
@@ -158,58 +156,26 @@ class BlockDriver:
             MemoryError: guest memory is full.
         """
         memory = self._memory
-        parts = self._alloc(BLK_HEADER_SIZE, receive + 1, *([len(send)] if send else []))
+        sizes = (BLK_HEADER_SIZE, receive + 1, *([len(send)] if send else []))
+        parts = allocate(memory, sizes, alignment=BLK_SECTOR_SIZE)
         if send:
             memory.write(parts[2].gpa, send)
         memory.write(parts[0].gpa, bytes(BlkHeader(type=kind, sector=sector)))
         received, status = parts[1].part(0, receive), parts[1].part(receive, 1)
         memory.write(status.gpa, bytes([_UNWRITTEN]))
-        written = await self._transfer(
-            queue or next(self._turn),
+        written = await (queue or next(self._turn)).lend(
             [parts[0], *parts[2:]],
             [received, status] if receive else [status],
-            lambda: self._free(parts),
+            lambda: free(memory, parts),
+            indirect=self._indirect,
         )
         result = BlockResult(
             status=memory.read(status.gpa, 1)[0],
             written=written,
             data=memory.read(received.gpa, receive),
         )
-        self._free(parts)
+        free(memory, parts)
         return result
-
-    async def _transfer(
-        self,
-        queue: DriverQueue,
-        readable: list[GuestBuffer],
-        writable: list[GuestBuffer],
-        release: Callable[[], None],
-    ) -> int:
-        """Pass a chain through the ring; `release` its buffers once they are nobody's."""
-        try:
-            identity = await queue.submit(readable, writable, indirect=self._indirect)
-        except BaseException:
-            release()
-            raise
-        try:
-            return await queue.complete(identity)
-        except trio.Cancelled:
-            queue.abandon(identity, release)
-            raise
-
-    def _alloc(self, *sizes: int) -> list[GuestBuffer]:
-        """Take a buffer of each size, or none at all."""
-        parts: list[GuestBuffer] = []
-        try:
-            parts.extend(self._memory.alloc(size, alignment=BLK_SECTOR_SIZE) for size in sizes)
-        except MemoryError:
-            self._free(parts)
-            raise
-        return parts
-
-    def _free(self, parts: Iterable[GuestBuffer]) -> None:
-        for part in parts:
-            self._memory.free(part)
 
 
 def _checked(what: str, result: BlockResult, length: int = 0) -> bytes:

@@ -8,8 +8,16 @@ from protocol.virtio import BlkStatus
 
 if TYPE_CHECKING:
     from protocol.vhost_user import Message
+    from protocol.virtio import NetCommand
 
-__all__ = ["BackendClosedError", "BlockError", "FrontendError", "RequestRefusedError", "RingError"]
+__all__ = [
+    "BackendClosedError",
+    "BlockError",
+    "CommandError",
+    "FrontendError",
+    "RequestRefusedError",
+    "RingError",
+]
 
 _STATUSES = frozenset(BlkStatus)
 
@@ -52,4 +60,18 @@ class BlockError(FrontendError):
     def __init__(self, what: str, status: int) -> None:
         name = BlkStatus(status).name if status in _STATUSES else "unknown"
         super().__init__(f"{what}: the device answered status {status} ({name})")
+        self.status = status
+
+
+class CommandError(FrontendError):
+    """A network device refused a command of its control queue.
+
+    Args:
+        command: which.
+        status: what the device said.
+    """
+
+    def __init__(self, command: NetCommand, status: int) -> None:
+        super().__init__(f"{command.name} was refused: the device answered status {status}")
+        self.command = command
         self.status = status

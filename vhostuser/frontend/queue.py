@@ -213,6 +213,18 @@ class DriverQueue:
             await self._advance()
         return self._done.pop(identity)
 
+    async def complete_any(self) -> tuple[int, int]:
+        """Wait until the device has used any chain; return its id, and how much was written.
+
+        Cancellation: nothing was taken. Raises as `complete`.
+        """
+        await trio.lowlevel.checkpoint()
+        self._reap()
+        while not self._done:
+            await self._advance()
+        identity = next(iter(self._done))
+        return identity, self._done.pop(identity)
+
     async def transfer(
         self,
         readable: Sequence[GuestBuffer],
@@ -228,6 +240,41 @@ class DriverQueue:
             RingError: the ring has failed.
         """
         return await self.complete(await self.submit(readable, writable, indirect=indirect))
+
+    async def lend(
+        self,
+        readable: Sequence[GuestBuffer],
+        writable: Sequence[GuestBuffer],
+        release: Callable[[], None],
+        *,
+        indirect: bool = False,
+    ) -> int:
+        """Submit a chain and wait for it, whose buffers nobody else frees if that fails.
+
+        Cancellation: `release` is called when the device gives the chain back.
+
+        Args:
+            readable: what the device may read, in order.
+            writable: what it may write, in order.
+            release: frees the buffers; not called when the chain was used: they are the caller's.
+            indirect: whether to use the slot's indirect table.
+
+        Returns:
+            How many bytes the device says it wrote.
+
+        Raises:
+            RingError: the ring has failed.
+        """
+        try:
+            identity = await self.submit(readable, writable, indirect=indirect)
+        except BaseException:
+            release()
+            raise
+        try:
+            return await self.complete(identity)
+        except trio.Cancelled:
+            self.abandon(identity, release)
+            raise
 
     def abandon(self, identity: int, release: Callable[[], None]) -> None:
         """Wait for a chain no longer; `release` is called when the device gives it back."""

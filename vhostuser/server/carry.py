@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.virtio import VirtioFeatures
+from vhostuser.devices import AnnouncedDevice
 from vhostuser.memory import MemoryTable
 from vhostuser.session import (
     AddRegion,
+    Announce,
     EnableRing,
     OpenBackendChannel,
     ReadConfig,
@@ -86,12 +88,12 @@ class Carrier:
                 await datapath.set_fd(index, which, fd)
             case OpenBackendChannel(fd):
                 self._open_channel(fd)
-            case UseFeatures() | UseStatus() | ReadConfig() | WriteConfig():
+            case UseFeatures() | UseStatus() | ReadConfig() | WriteConfig() | Announce():
                 return await self._ask_device(step)
         return None
 
     async def _ask_device(
-        self, step: UseFeatures | UseStatus | ReadConfig | WriteConfig
+        self, step: UseFeatures | UseStatus | ReadConfig | WriteConfig | Announce
     ) -> bytes | None:
         """Do what concerns the device itself, not its rings."""
         match step:
@@ -103,6 +105,9 @@ class Carrier:
                 return await self._device.read_config(offset, size)
             case WriteConfig(offset, data, migration):
                 await self._device.write_config(offset, data, migration=migration)
+            case Announce(mac):
+                assert isinstance(self._device, AnnouncedDevice)  # who offers RARP is one
+                self._device.announce(mac)
         return None
 
     async def _change(self, prepare: Callable[[], MemoryChange]) -> None:

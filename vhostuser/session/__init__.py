@@ -9,6 +9,7 @@ from vhostuser.session.handover import (
 )
 from vhostuser.session.plan import (
     AddRegion,
+    Announce,
     EnableRing,
     OpenBackendChannel,
     Plan,
@@ -30,6 +31,7 @@ from vhostuser.session.state import SessionState, Vring
 __all__ = [
     "PAUSE_SECONDS",
     "AddRegion",
+    "Announce",
     "AreaEvent",
     "AreaState",
     "EnableRing",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddRegion",
+    "Announce",
     "EnableRing",
     "OpenBackendChannel",
     "Plan",
@@ -131,6 +132,13 @@ class WriteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Announce:
+    """Have others on the device's network learn where an address lives from now on."""
+
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class OpenBackendChannel:
     """Use this socket for requests of ours."""
 
@@ -149,6 +157,7 @@ Step = (
     | UseStatus
     | ReadConfig
     | WriteConfig
+    | Announce
     | OpenBackendChannel
 )
 Result: TypeAlias = "RingState | bytes | None"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol import vhost_user as wire
-from vhostuser.session.handlers import memory, negotiation, vring
+from vhostuser.session.handlers import memory, negotiation, network, vring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ HANDLERS: dict[type[wire.Message], Callable[..., Plan]] = {
     wire.GetConfig: negotiation.get_config,
     wire.SetConfig: negotiation.set_config,
     wire.SetBackendReqFd: negotiation.set_backend_req_fd,
+    wire.SendRarp: network.send_rarp,
+    wire.NetSetMtu: network.set_mtu,
     wire.SetMemTable: memory.set_mem_table,
     wire.AddMemReg: memory.add_mem_reg,
     wire.RemMemReg: memory.rem_mem_reg,

@@ -118,8 +118,9 @@ def set_protocol_features(
 def get_queue_num(
     profile: DeviceProfile, state: SessionState, _request: GetQueueNum, _fds: Fds
 ) -> Plan:
-    """Tell how many rings there are."""
-    return settled(state, answer=U64(value=profile.queues))
+    """Tell how many rings there are, or pairs of them, as the device counts."""
+    count = profile.queues if profile.queue_num is None else profile.queue_num
+    return settled(state, answer=U64(value=count))
 
 
 def get_max_mem_slots(
