@@ -16,6 +16,7 @@ __all__ = [
     "AcceleratorError",
     "RequestError",
     "StoreError",
+    "TapError",
     "UsageError",
     "WorkerStuckError",
     "leaves",
@@ -40,6 +41,10 @@ class AcceleratorError(OSError):
 
 class StoreError(OSError):
     """The disk image or block device cannot be used."""
+
+
+class TapError(OSError):
+    """A TAP device of the host cannot be used; the text says what to do."""
 
 
 class RequestError(OSError):
