@@ -36,6 +36,7 @@ class WorkerOptions:
         io: how requests wait for the store, one of `IO_ENGINES`.
         nap_us: how long to sleep at once while a ring has a notify page, which wakes nobody, in
             microseconds; ten times that after 64 of them without a kick.
+        account: measure the time that they are busy, which costs some.
     """
 
     count: int = 1
@@ -43,6 +44,7 @@ class WorkerOptions:
     busy_poll: bool = False
     io: str = "auto"
     nap_us: int = 100
+    account: bool = False
 
 
 class Workers:
@@ -74,6 +76,7 @@ class Workers:
             "busy": options.busy_poll,
             "io": _IO[options.io],
             "nap_us": options.nap_us,
+            "account": options.account,
         }
         config = ffi.new("struct vhu_worker_config *", fields)
         for _ in range(count):
@@ -94,6 +97,11 @@ class Workers:
         """How requests wait for the store: `io_uring` or `threads`."""
         kind = lib.vhu_worker_io(self._native[0])
         return next(name for name, value in _IO.items() if value == kind)
+
+    @property
+    def busy_ns(self) -> int:
+        """Nanoseconds that they spent in passes that had work; 0 unless they account for them."""
+        return sum(lib.vhu_worker_busy_ns(worker) for worker in self._native)
 
     def stop(self) -> None:
         """End the threads once what is in flight has completed. Waits: call it in a thread.
