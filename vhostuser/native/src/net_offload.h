@@ -7,6 +7,7 @@
 #define VHU_NET_OFFLOAD_H
 
 #include "net_frame.h"
+#include "net_packet.h"
 
 /* As net_header_check, for a header that is not all zero. */
 bool vhu_net_header_check_offload(struct net_header *header, uint64_t features, uint32_t bytes);
@@ -35,31 +36,35 @@ static inline bool net_receiver_takes(const struct net_header *header, uint64_t 
 enum {
     SEGMENT_HEADERS = 256, /* bytes in front of a segment's payload that are written anew */
     SEGMENT_IOV = 80,      /* pieces of a segment's payload */
+    SEGMENTS_MAX = 2048,   /* of a frame: with less than 32 bytes of payload each, nobody gains anything */
 };
 
 /* A frame on its way to be cut. Large: keep it out of deep stacks. Nothing in it needs to be released. */
 struct net_segments {
     const struct net_frame *frame;
-    uint32_t headers;      /* bytes that every segment begins with */
+    uint32_t headers;      /* bytes that every segment begins with; 0: the frame is left whole */
     uint32_t at;           /* payload bytes that were handed out */
     uint32_t segment;      /* payload bytes of a segment */
     uint32_t count;        /* segments that were handed out */
     uint32_t iov_index;    /* where the next payload begins */
     uint64_t iov_offset;
+    bool sums;             /* whether checksums are computed, or left to the receiver */
+    struct net_packet packet;
     uint8_t original[SEGMENT_HEADERS]; /* the headers, read once */
     uint8_t current[SEGMENT_HEADERS];  /* as the last segment has them */
     struct iovec iov[SEGMENT_IOV + 1];
 };
 
-/* Begin to make of `frame` (which must stay) one or more that a receiver with `features` takes.
- * False: it cannot be done; the headers are not what the frame's own header says, or in too many pieces. */
+/* Begin to make of `frame` (which must stay, its `iov` too) one or more that a receiver with `features` takes.
+ * False: it cannot be done; the headers are not what the frame's own header says, or there would be too many. */
 bool vhu_segments_begin(struct net_segments *segments, const struct net_frame *frame, uint64_t features);
 /* The next one, valid until the one after it; its header may still ask for a checksum where the receiver
- * computes it. False: there are no more, or (`segments->at` short of the payload) it cannot go on. */
+ * computes it. Its `iov` may be used up. False: there are no more, or (`segments->at + segments->headers` short of
+ * the frame) it cannot go on: the next one is in too many pieces. */
 bool vhu_segments_next(struct net_segments *segments, struct net_frame *ret);
 
 /* A number that is the same for both directions of a flow, for frames of TCP and UDP over IP, also behind
- * VLAN tags; 0 for all others. Reads the guest's bytes once. */
+ * VLAN tags; 0 for all others. All fragments between two addresses have the same one. Reads the guest's bytes once. */
 uint32_t vhu_flow_hash(const struct net_frame *frame);
 
 #endif
