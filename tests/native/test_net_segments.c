@@ -54,8 +54,7 @@ static void spread(const struct packet *packet, const uint32_t sizes[6], struct 
                                .bytes = packet->size,
                                .iov = pieces,
                                .count = count,
-                               .id = 17,
-                               .slots = 3};
+                               .flow = 17};
     for (int i = 0; i < 6; i++) {
         frame.destination |= (uint64_t)packet->bytes[i] << 8 * i;
         frame.source |= (uint64_t)packet->bytes[6 + i] << 8 * i;
@@ -106,6 +105,7 @@ static void check_headers(const struct net_frame *ret, bool sums)
     CHECK_EQUAL(ret->header.csum_offset, sums ? 0 : packet_checksum_at(&want) - want.transport);
     CHECK_EQUAL(ret->destination, frame.destination);
     CHECK_EQUAL(ret->source, frame.source);
+    CHECK_EQUAL(ret->flow, frame.flow);
     CHECK(ret->count > 0 && ret->count <= SEGMENT_IOV + 1);
     for (uint32_t i = 0; i < ret->count; i++)
         CHECK(ret->iov[i].iov_len > 0);
