@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SWITCH_MODES", "KnownAddress", "NetSwitch", "SwitchOptions"]
 
-SWITCH_MODES = ("switch", "echo", "sink", "source")
+_MODES = {
+    "switch": lib.VHU_NET_SWITCH,
+    "echo": lib.VHU_NET_ECHO,
+    "sink": lib.VHU_NET_SINK,
+    "source": lib.VHU_NET_SOURCE,
+}
+SWITCH_MODES = tuple(_MODES)
 """What becomes of a frame. `switch`: it goes where its destination lives, or to all others. `echo`:
 back to the port that sent it. `sink`: it is counted and dropped. `source`: the same, and receive
 buffers are filled as fast as they come."""
@@ -142,7 +148,7 @@ class NetSwitch:
 
 def _create_native(options: SwitchOptions, *, shared: bool) -> Pointer:
     fields = {
-        "mode": getattr(lib, f"VHU_NET_{options.mode.upper()}"),
+        "mode": _MODES[options.mode],
         "ports": options.ports,
         "ageing_s": options.ageing_s,
         "frame_size": options.frame_size,

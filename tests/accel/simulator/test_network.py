@@ -9,11 +9,16 @@ import trio
 from simulator_rig import DOORBELLS, RINGS, connected, driven
 
 from accel.simulator import SimulatedDevice, SimulatorOptions
-from protocol.virtio import NET_HEADER_SIZE, NetFeatures, NetHeader, VirtioFeatures
-from vhostuser.devices import NetDevice, NetPorts
+from protocol.virtio import NetFeatures, VirtioFeatures
+from vhostuser.devices import NetDevice, NetOptions, NetSwitch, SwitchOptions
+from vhostuser.frontend import NetDriver
 
 SECONDS = 20
 RECEIVE, SEND = 0, 1
+BUFFERS = 128  # more than frames are on their way: none is lost
+MAC = bytes.fromhex("020000000001")
+OTHER_MAC = bytes.fromhex("020000000002")
+ALONE = SwitchOptions(mode="echo")
 FEATURES = VirtioFeatures.VERSION_1 | VirtioFeatures.EVENT_IDX | VirtioFeatures(NetFeatures.MAC)
 
 
@@ -23,20 +28,13 @@ class Station:
     def __init__(self, guest, queues):
         self.guest = guest
         self.queues = queues
+        self.driver = NetDriver([(queues[RECEIVE], queues[SEND])], buffers=BUFFERS)
 
     async def send(self, frame: bytes) -> None:
-        data = bytes(NetHeader()) + frame
-        buffer = self.guest.memory.alloc(len(data))
-        self.guest.memory.write(buffer.gpa, data)
-        await self.queues[SEND].transfer([buffer], [])
-        self.guest.memory.free(buffer)
+        await self.driver.send(frame)
 
     async def receive(self) -> bytes:
-        buffer = self.guest.memory.alloc(2048)
-        written = await self.queues[RECEIVE].transfer([], [buffer])
-        data = self.guest.memory.read(buffer.gpa, written)
-        self.guest.memory.free(buffer)
-        return data[NET_HEADER_SIZE:]
+        return (await self.driver.receive()).data
 
     async def pause(self, index: int) -> None:
         """Stop a queue and let it go on where it stood."""
@@ -46,20 +44,21 @@ class Station:
 
 
 @contextlib.asynccontextmanager
-async def station(ports, port=0, *, ring="split", doorbells="page"):
+async def station(switch, *, mac=MAC, ring="split", doorbells="page"):
     async with (
-        NetDevice.open(ports, port) as net,
-        SimulatedDevice.open(net, SimulatorOptions(), name=f"net{port}") as device,
+        NetDevice.open(switch, NetOptions(mac=mac)) as net,
+        SimulatedDevice.open(net, SimulatorOptions(), name="net") as device,
         connected(device, doorbells) as direct,
         driven(direct, FEATURES | RINGS[ring]) as guest,
     ):
-        queues = [await guest.open_queue(index) for index in range(2)]
+        queues = [await guest.open_queue(index, num=BUFFERS) for index in range(2)]
         await guest.accelerator.start()
         yield Station(guest, queues)
 
 
 def frame(number: int) -> bytes:
-    return bytes((number + i) % 256 for i in range(60 + number))
+    """A frame for everybody, of a size and a content of its own."""
+    return b"\xff" * 6 + MAC + bytes((number + i) % 256 for i in range(48 + number))
 
 
 async def exchange(sender, receiver, numbers) -> None:
@@ -80,31 +79,29 @@ async def exchange(sender, receiver, numbers) -> None:
 @pytest.mark.parametrize("ring", RINGS)
 async def test_a_device_receives_what_it_sends(ring, doorbells):
     async with (
-        NetPorts.open() as ports,
-        station(ports, ring=ring, doorbells=doorbells) as alone,
+        NetSwitch.open(ALONE) as switch,
+        station(switch, ring=ring, doorbells=doorbells) as alone,
     ):
         await exchange(alone, alone, range(50))
-        mac = await alone.guest.accelerator.read_config(0, 6)
-        assert mac == bytes.fromhex("020000000000")
+        assert await alone.guest.accelerator.read_config(0, 6) == MAC
 
 
 @pytest.mark.parametrize("ring", RINGS)
 async def test_peers_receive_what_the_other_sends(ring):
-    async with NetPorts.open(2) as ports:
-        ports.connect(0, 1)
-        async with (
-            station(ports, 0, ring=ring) as one,
-            station(ports, 1) as other,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(exchange, one, other, range(50))
-            nursery.start_soon(exchange, other, one, range(100, 150))
+    async with (
+        NetSwitch.open() as switch,
+        station(switch, ring=ring) as one,
+        station(switch, mac=OTHER_MAC) as other,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(exchange, one, other, range(50))
+        nursery.start_soon(exchange, other, one, range(100, 150))
 
 
 @pytest.mark.parametrize("queue", [RECEIVE, SEND])
 @pytest.mark.parametrize("ring", RINGS)
 async def test_a_queue_is_suspended_while_frames_come_and_none_is_lost(ring, queue):
-    async with NetPorts.open() as ports, station(ports, ring=ring) as alone:
+    async with NetSwitch.open(ALONE) as switch, station(switch, ring=ring) as alone:
         with trio.fail_after(SECONDS):
             async with trio.open_nursery() as nursery:
                 if queue == SEND:
@@ -120,10 +117,8 @@ async def test_a_queue_is_suspended_while_frames_come_and_none_is_lost(ring, que
 
 
 async def test_buffers_that_wait_for_frames_do_not_keep_a_queue_from_being_suspended():
-    async with NetPorts.open() as ports, station(ports) as alone:
-        buffers = [alone.guest.memory.alloc(2048) for _ in range(8)]
-        for buffer in buffers:
-            assert alone.queues[RECEIVE].add([], [buffer]) is not None
+    async with NetSwitch.open(ALONE) as switch, station(switch) as alone:
+        assert alone.queues[RECEIVE].in_flight == BUFFERS
         with trio.fail_after(SECONDS):
             state = await alone.guest.accelerator.stop_queue(RECEIVE)
         assert state is not None

@@ -12,6 +12,8 @@ from protocol.virtio import (
     NetFeatures,
     NetHeader,
     NetStatus,
+    VirtioFeatures,
+    net_header_size,
 )
 
 U8, U16, U32 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32))
@@ -27,6 +29,20 @@ def test_a_header_has_its_fields_where_the_specification_puts_them():
         flags=1, gso_type=2, hdr_len=3, gso_size=4, csum_start=5, csum_offset=6, num_buffers=0x708
     )
     assert bytes(header) == bytes.fromhex("01 02 0300 0400 0500 0600 0807")
+
+
+@pytest.mark.parametrize(
+    ("features", "size"),
+    [
+        (VirtioFeatures(0), 10),
+        (VirtioFeatures(NetFeatures.CSUM | NetFeatures.MQ), 10),
+        (VirtioFeatures(NetFeatures.MRG_RXBUF), 12),
+        (VirtioFeatures.VERSION_1, 12),
+        (VirtioFeatures(~0), 12),
+    ],
+)
+def test_the_header_of_a_legacy_device_has_no_count_of_buffers_unless_it_merges(features, size):
+    assert net_header_size(features) == size
 
 
 @pytest.mark.parametrize("size", [0, 10, 11, 13])

@@ -1,100 +1,38 @@
-"""Network devices: frames between drivers in the same process, through real engine threads."""
+"""Network devices: frames between drivers in this process, through the server and the engine."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from dataclasses import dataclass
 
 import pytest
-import trio
-import trio.testing
-
-from protocol.virtio import (
-    NET_HEADER_SIZE,
-    NetConfig,
-    NetFeatures,
-    NetHeader,
-    NetStatus,
-    VirtioFeatures,
+from net_rig import (
+    BROADCAST,
+    CONTROL,
+    LAYOUTS,
+    LEGACY,
+    MERGE,
+    PACKED,
+    PAIRS,
+    SPLIT,
+    exchange,
+    frame,
+    station,
 )
-from vhostuser.datapath import RingActual, RingFd, RingStart, StopMode
-from vhostuser.devices import NetDevice, NetOptions, NetPorts
-from vhostuser.errors import RequestError
-from vhostuser.frontend import DriverQueue, GuestMemory
-from vhostuser.memory import MemoryTable
+
+from protocol.virtio import NetHeader, NetHeaderFlags, VirtioFeatures
+from vhostuser.datapath import RingActual, WorkerOptions
+from vhostuser.devices import (
+    NET_DROPS,
+    NetDevice,
+    NetOptions,
+    NetSwitch,
+    SwitchOptions,
+)
+from vhostuser.frontend import RingError
 from vhostuser.testing import held
-from vhostuser.virtqueue import RingState
 
-SPLIT = VirtioFeatures.VERSION_1
-PACKED = SPLIT | VirtioFeatures.RING_PACKED
-MERGE = VirtioFeatures(NetFeatures.MRG_RXBUF)
-HEADER = bytes(NetHeader())
-
-
-@dataclass
-class Station:
-    """A device, and a driver that knows it."""
-
-    device: NetDevice
-    guest: GuestMemory
-    features: VirtioFeatures
-    rx: DriverQueue
-    tx: DriverQueue
-
-    async def start(self):
-        for index, queue in enumerate((self.rx, self.tx)):
-            await self.start_ring(index, queue)
-
-    async def start_ring(self, index, queue, state=None):
-        datapath = self.device.datapath
-        packed = VirtioFeatures.RING_PACKED in self.features
-        start = RingStart(
-            features=self.features,
-            num=queue.num,
-            desc=self.guest.uva(queue.areas.desc.gpa),
-            driver=self.guest.uva(queue.areas.driver.gpa),
-            device=self.guest.uva(queue.areas.device.gpa),
-            state=state or RingState(avail=0, used=0, avail_wrap=packed, used_wrap=packed),
-        )
-        await datapath.set_fd(index, RingFd.CALL, queue.call.duplicate())
-        await datapath.set_enabled(index, enabled=True)
-        await datapath.start_queue(index, start, queue.kick.duplicate())
-
-    async def send(self, frame, header=HEADER):
-        """Send a frame; return once the device has given it back."""
-        buffer = self.guest.alloc(len(header) + len(frame))
-        self.guest.write(buffer.gpa, header + frame)
-        await self.tx.transfer([buffer], [])
-        self.guest.free(buffer)
-
-    async def receive(self, size=2048):
-        """Offer a buffer; return the header and what came with it."""
-        buffer = self.guest.alloc(size)
-        written = await self.rx.transfer([], [buffer])
-        data = self.guest.read(buffer.gpa, written)
-        self.guest.free(buffer)
-        return NetHeader.parse(data[:NET_HEADER_SIZE]), data[NET_HEADER_SIZE:]
-
-
-@contextlib.asynccontextmanager
-async def station(ports, port, features):
-    """A started device at a port."""
-    with GuestMemory() as guest:
-        async with NetDevice.open(ports, port) as device:
-            table = MemoryTable()
-            (region,) = guest.regions
-            change = table.prepare_replace([(region.description, region.fd)])
-            await device.datapath.commit_memory(change.snapshot)
-            change.commit()
-            change.release()
-            with (
-                contextlib.closing(DriverQueue(guest, 0, num=64, features=features)) as rx,
-                contextlib.closing(DriverQueue(guest, 1, num=64, features=features)) as tx,
-            ):
-                yield Station(device, guest, features, rx, tx)
-                await device.datapath.leave()
-            table.close()
+RECEIVES, SENDS = 0, 1
+ALONE = SwitchOptions(mode="echo")
 
 
 @pytest.fixture(autouse=True)
@@ -105,127 +43,193 @@ def nothing_leaks():
 
 
 @pytest.fixture
-async def loop():
-    with trio.fail_after(60):
-        async with NetPorts.open() as ports:
-            yield ports
+async def switch():
+    async with NetSwitch.open() as switch:
+        yield switch
 
 
-def frame(number, size=60):
-    return bytes((number + i) % 256 for i in range(size))
+@pytest.mark.parametrize("merge", [SPLIT, SPLIT | MERGE], ids=["one-buffer", "merged"])
+@pytest.mark.parametrize("ring", LAYOUTS)
+async def test_stations_receive_what_the_other_sends(switch, ring, merge):
+    features = LAYOUTS[ring] | merge
+    async with station(switch, features) as one, station(switch, features) as other:
+        await exchange(one, other, [14, 60, 333, 1514] * 20)
+        assert one.counters(SENDS).frames == other.counters(RECEIVES).frames == 80
+        assert one.counters(SENDS).bytes == 20 * (14 + 60 + 333 + 1514)
 
 
-async def exchange(sender, receiver, number, size):
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(sender.send, frame(number, size))
-        header, received = await receiver.receive()
-    assert header == NetHeader(num_buffers=1)
-    assert received == frame(number, size)
+@pytest.mark.parametrize("one", [LEGACY, LEGACY | MERGE])
+@pytest.mark.parametrize("other", [LEGACY, LEGACY | MERGE, SPLIT, PACKED])
+async def test_legacy_drivers_and_modern_ones_understand_each_other(switch, one, other):
+    async with station(switch, one) as first, station(switch, other) as second:
+        await exchange(first, second, [60, 1514])
 
 
-@pytest.mark.parametrize("features", [SPLIT, PACKED, SPLIT | MERGE, PACKED | MERGE])
-async def test_a_port_gets_back_what_it_sends(loop, features):
-    async with station(loop, 0, features) as one:
-        await one.start()
-        for number in range(100):
-            await exchange(one, one, number, (14, 60, 1514)[number % 3])
-        assert loop.counters(0).frames == 100
-        rx, tx = one.device.datapath.statistics()
-        assert (rx.requests, tx.requests, tx.errors) == (100, 100, 0)
-        assert rx.bytes_read == tx.bytes_written > 0
+async def test_a_frame_for_somebody_is_for_nobody_else(switch):
+    async with (
+        station(switch) as one,
+        station(switch) as other,
+        station(switch) as third,
+    ):
+        to_all = await other.send(BROADCAST)
+        assert await one.received() == await third.received() == to_all
+        to_one = await one.send(other.mac, 1)
+        assert await other.received() == to_one
+        to_all = await one.send(BROADCAST, 2)
+        assert await third.received() == to_all  # and not what was sent before
+        known = {address.mac: address.port for address in switch.addresses()}
+        assert known == {
+            one.mac: one.device.port.number,
+            other.mac: other.device.port.number,
+        }
 
 
-async def test_peers_get_what_the_other_sends():
-    with trio.fail_after(60):
-        async with NetPorts.open(3) as ports:
-            ports.connect(0, 1)
-            async with station(ports, 0, SPLIT) as one, station(ports, 1, PACKED) as two:
-                await one.start()
-                await two.start()
-                for number in range(50):
-                    await exchange(one, two, number, 60)
-                    await exchange(two, one, number, 333)
-                assert [ports.counters(port).frames for port in range(3)] == [50, 50, 0]
+async def test_a_frame_may_come_in_many_pieces_and_go_into_many_buffers(switch):
+    async with (
+        station(switch) as one,
+        station(switch, SPLIT | MERGE, buffers=0) as other,
+    ):
+        assert other.driver.offer(16, 100, 60) == 16
+        data = frame(other.mac, one.mac, size=1000)
+        await one.driver.send(data, sizes=[1] * 20 + [13, 500])
+        received = await other.driver.receive()
+        assert received.data == data
+        assert received.header == NetHeader(num_buffers=7)
+        assert received.buffers == 7  # (1000 + 12) / 160
 
 
-async def test_a_device_may_come_and_go_beside_its_peer():
-    with trio.fail_after(60):
-        async with NetPorts.open(2) as ports:
-            ports.connect(0, 1)
-            async with station(ports, 0, SPLIT) as one:
-                await one.start()
-                for number in range(3):
-                    await one.send(frame(0))
-                    assert ports.counters(0).no_receiver == number + 1
-                    async with station(ports, 1, SPLIT) as two:
-                        await two.start()
-                        await exchange(one, two, number, 60)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+async def test_pairs_are_on_the_workers_in_turn(workers):
+    features = CONTROL | PAIRS | SPLIT
+    async with NetSwitch.open(workers=WorkerOptions(count=workers)) as switch:
+        options = NetOptions(queue_pairs=4)
+        async with (
+            station(switch, features, options=options) as one,
+            station(switch, features, options=options) as other,
+        ):
+            assert [other.device.port.place(ring) for ring in range(9)] == [
+                *(1, 1, 2, 2, 3, 3, 4, 4),
+                1,
+            ]
+            assert len(one.driver.pairs) == 4
+            await exchange(one, other, [60] * 20)
+            # Who has not asked for more pairs receives by the first one, but may send by all.
+            for pair in range(4):
+                data = frame(other.mac, one.mac, pair)
+                await one.driver.send(data, pair=pair)
+                assert await other.received() == data
+            assert [one.counters(2 * pair + 1).frames for pair in range(4)] == [21, 1, 1, 1]
 
 
-async def test_a_frame_waits_for_a_buffer_and_survives_a_pause(loop):
-    async with station(loop, 0, SPLIT) as one:
-        await one.start()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.send, frame(5))
-            await trio.testing.wait_all_tasks_blocked()
-            state = await one.device.datapath.stop_queue(1, StopMode.DRAIN)
-            assert (state.avail, state.used) == (0, 0)
-            await one.start_ring(1, one.tx, state)
-            assert (await one.receive())[1] == frame(5)
+async def test_a_device_may_come_and_go_beside_others(switch):
+    async with station(switch) as one:
+        for count in range(1, 4):
+            await one.send(BROADCAST)
+            assert one.counters(SENDS).drops["no_receiver"] == count
+            async with station(switch) as other:
+                assert list(switch.ports) == [0, 1]
+                await exchange(one, other)
+        assert list(switch.ports) == [0]
+        assert [address.mac for address in switch.addresses()] == [one.mac]
 
 
-async def test_what_cannot_be_sent_is_dropped_and_counted(loop):
-    async with station(loop, 0, SPLIT) as one:
-        await one.start()
-        await one.send(frame(0, 13))
-        await one.send(frame(0), header=bytes(NetHeader(flags=1)))
-        await one.send(b"", header=b"short")
-        assert loop.counters(0).bad == 3
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.receive, 100)
-            await trio.testing.wait_all_tasks_blocked()
-            await one.send(frame(0, 500))
-            assert loop.counters(0).too_large == 1
-            await one.send(frame(0))
-        assert one.device.datapath.statistics()[1].errors == 4
+async def test_a_receiver_without_buffers_loses_its_own_frames_only(switch):
+    async with (
+        station(switch) as one,
+        station(switch, buffers=0) as slow,
+        station(switch) as other,
+    ):
+        for number in range(10):
+            sent = await one.send(BROADCAST, number)
+            assert await other.received() == sent
+        assert slow.counters(RECEIVES).drops["no_buffer"] == 10
+        assert slow.driver.offer(1, 2048) == 1
+        sent = await one.send(BROADCAST)
+        assert await slow.received() == sent
+        assert one.counters(SENDS).frames == 11
+        assert one.counters(SENDS).dropped == 0
 
 
-async def test_a_broken_ring_breaks_alone(loop):
-    async with station(loop, 0, SPLIT) as one:
-        await one.start()
-        one.guest.write(one.rx.areas.driver.gpa + 2, (65).to_bytes(2, "little"))
-        await one.send(frame(0))
-        rx, tx = one.device.datapath.statistics()
-        assert rx.actual is RingActual.BROKEN
-        assert tx.actual is RingActual.RUNNING
+async def test_what_cannot_be_sent_is_dropped_and_counted_by_its_reason(switch):
+    async with station(switch) as one, station(switch) as other:
+        await one.driver.send(frame(other.mac, one.mac)[:13])
+        await one.driver.send_raw(b"short")
+        asks = NetHeader(flags=NetHeaderFlags.NEEDS_CSUM, csum_start=34, csum_offset=16)
+        await one.driver.send(frame(other.mac, one.mac), asks)
+        await one.driver.send(frame(other.mac, BROADCAST))
+        sent = one.counters(SENDS)
+        assert (sent.drops["length"], sent.drops["header"], sent.drops["spoofed"]) == (2, 1, 1)
+        assert (sent.frames, sent.dropped) == (0, 4)
+        await exchange(one, other)
+        await one.driver.send(frame(other.mac, one.mac, size=4000))
+        assert other.counters(RECEIVES).drops["too_large"] == 1
+        assert tuple(sent.drops) == NET_DROPS
+        rings = one.device.datapath.statistics()
+        assert all(ring.actual is RingActual.RUNNING for ring in rings[:2])
+        assert rings[SENDS].kicks > 0
 
 
-async def test_the_configuration_says_address_link_and_mtu(loop):
-    options = NetOptions(mac=b"\x52\x54\0\x12\x34\x56", mtu=9000)
-    async with NetDevice.open(loop, 0, options) as device:
-        config = NetConfig.parse(await device.read_config(0, 17))
-        assert config == NetConfig(mac=options.mac, status=NetStatus.LINK_UP, mtu=9000)
-        assert await device.read_config(16, 8) == b"\xff" + bytes(7)
-        with pytest.raises(RequestError) as caught:
-            await device.write_config(0, b"\x52", migration=False)
-        assert caught.value.errno == errno.EPERM
-        await device.write_config(0, b"\x52", migration=True)
-        with pytest.raises(RequestError):
-            await device.write_config(0, b"\x53", migration=True)
+async def test_a_locked_port_has_one_address(switch):
+    options = NetOptions(mac=b"\x52\x54\0\0\0\1", locked=True)
+    async with station(switch, options=options) as one, station(switch) as other:
+        await one.driver.send(frame(other.mac, b"\x52\x54\0\0\0\2"))
+        assert one.counters(SENDS).drops["spoofed"] == 1
+        await exchange(one, other)
 
 
-async def test_ports_have_addresses_of_their_own():
-    async with NetPorts.open(300) as ports, NetDevice.open(ports, 299) as device:
-        assert await device.read_config(0, 6) == bytes.fromhex("02000000012b")
+async def test_a_broken_ring_breaks_alone(switch):
+    async with station(switch) as one, station(switch) as other:
+        one.memory.write(one.driver.pairs[0][0].areas.driver.gpa + 2, (300).to_bytes(2, "little"))
+        await other.send(one.mac)
+        with pytest.raises(
+            RingError, match="ring 0: the back-end reported that the ring is broken"
+        ):
+            await one.received()
+        assert one.device.datapath.statistics()[RECEIVES].actual is RingActual.BROKEN
+        assert one.device.datapath.statistics()[SENDS].actual is RingActual.RUNNING
+        sent = await one.send(other.mac)
+        assert await other.received() == sent
 
 
-async def test_there_must_be_such_ports():
-    with pytest.raises(OSError, match="make 0 network ports"):
-        async with NetPorts.open(0):
-            pass
-    async with NetPorts.open(1) as ports:
-        with pytest.raises(OSError, match="connect ports 0 and 1"):
-            ports.connect(0, 1)
-        with pytest.raises(OSError, match="create a queue"):
-            async with NetDevice.open(ports, 1):
+@pytest.mark.parametrize("features", [SPLIT, PACKED | VirtioFeatures.IN_ORDER])
+async def test_rings_go_on_where_they_stopped(switch, features):
+    async with station(switch, features) as one, station(switch, features) as other:
+        await exchange(one, other, [60] * 5)
+        await one.restart()
+        await exchange(one, other, [60] * 5)
+        await other.restart()
+        await exchange(one, other, [60] * 5)
+
+
+async def test_a_port_gets_back_what_it_sends_where_that_is_the_mode():
+    async with NetSwitch.open(ALONE) as switch, station(switch, PACKED) as one:
+        for number in range(50):
+            sent = await one.send(BROADCAST, number)
+            assert await one.received() == sent
+
+
+async def test_a_sink_counts_and_a_source_fills_buffers():
+    async with NetSwitch.open(SwitchOptions(mode="sink")) as switch, station(switch) as one:
+        for _ in range(5):
+            await one.send(BROADCAST)
+        assert one.counters(SENDS).drops["sunk"] == 5
+    options = SwitchOptions(mode="source", frame_size=100)
+    async with NetSwitch.open(options) as switch, station(switch) as one:
+        for _ in range(200):
+            assert len(await one.received()) == 100
+
+
+async def test_a_switch_has_so_many_ports_and_no_more():
+    async with (
+        NetSwitch.open(SwitchOptions(ports=1)) as switch,
+        NetDevice.open(switch),
+    ):
+        with pytest.raises(OSError, match="add a port to the switch") as caught:
+            async with NetDevice.open(switch):
                 pass
+        assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="make a switch"):
+        async with NetSwitch.open(SwitchOptions(ports=0)):
+            pass
+    with pytest.raises(ValueError, match="queue_pairs: a number from 1 to 128, not 129"):
+        NetOptions(queue_pairs=129)
