@@ -11,6 +11,12 @@
 typedef uint64_t copy_word __attribute__((aligned(1), may_alias));
 typedef uint64_t copy_pair __attribute__((vector_size(16), aligned(1), may_alias));
 
+/* Read 8 bytes that somebody else may change: once. */
+static inline uint64_t read_word(const uint8_t *from)
+{
+    return *(const volatile copy_word *)from;
+}
+
 /* Copy 8 to 128 bytes without a call: first and last parts overlap where the length is between two sizes. All is
  * read before any of it is written. */
 static inline void copy_short(uint8_t *to, const uint8_t *from, uint32_t bytes)

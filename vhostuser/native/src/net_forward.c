@@ -151,23 +151,13 @@ static void send_to(struct net_port *from, struct net_source *source, uint16_t n
         drop(source, VHU_NET_DROP_NO_RECEIVER, count);
 }
 
-/* Frames of one receiver are handed on together; those of different ones may overtake each other, but nobody
- * overtakes one that goes to all, nor the other way round. */
-static void forward(struct net_port *from, uint32_t pair, struct net_frame *frames, uint32_t count)
+/* Hand on those of the frames that are `left`. Those of one receiver go together: frames for different ones may
+ * overtake each other, but nobody overtakes one that goes to all, nor the other way round. */
+static void send_mixed(struct net_port *from, struct net_source *source, struct net_frame *frames,
+                       const uint16_t *to, uint64_t left)
 {
-    struct net_source *source = &from->sender[pair];
     struct net_frame *together[BATCH];
-    uint16_t to[BATCH];
-    uint64_t left = 0;
 
-    for (uint32_t i = 0; i < count; i++) {
-        if (!admit(from, source, pair, &frames[i])) {
-            drop(source, VHU_NET_DROP_SPOOFED, 1);
-            continue;
-        }
-        to[i] = look_up(from, frames[i].destination);
-        left |= 1ull << i;
-    }
     while (left) {
         uint32_t gathered = 0;
         uint16_t number = to[__builtin_ctzll(left)];
@@ -184,6 +174,31 @@ static void forward(struct net_port *from, uint32_t pair, struct net_frame *fram
         }
         send_to(from, source, number, together, gathered);
     }
+}
+
+static void forward(struct net_port *from, uint32_t pair, struct net_frame *frames, uint32_t count)
+{
+    struct net_source *source = &from->sender[pair];
+    struct net_frame *all[BATCH];
+    uint16_t to[BATCH];
+    uint64_t left = 0;
+    bool same = true;
+
+    for (uint32_t i = 0; i < count; i++) {
+        all[i] = &frames[i];
+        if (__builtin_expect(!admit(from, source, pair, &frames[i]), 0)) {
+            drop(source, VHU_NET_DROP_SPOOFED, 1);
+            same = false;
+            continue;
+        }
+        to[i] = look_up(from, frames[i].destination);
+        same &= to[i] == to[0];
+        left |= 1ull << i;
+    }
+    if (__builtin_expect(same, 1))
+        send_to(from, source, to[0], all, count);
+    else
+        send_mixed(from, source, frames, to, left);
 }
 
 static void echo(struct net_port *port, struct net_source *source, struct net_frame *frames,

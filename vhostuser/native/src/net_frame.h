@@ -70,6 +70,8 @@ enum {
 _Static_assert(sizeof(struct net_header) == NET_HEADER_SIZE, "ABI of a network header");
 _Static_assert(offsetof(struct net_header, num_buffers) == NET_HEADER_LEGACY, "ABI of a legacy one");
 
+static const uint64_t NET_ADDRESS = (1ull << 48) - 1; /* the bits of an address */
+
 /* The bytes may be a guest's, who changes them while we look: `header`, `destination` and `source` are
  * copies, and the only ones that decide anything. */
 struct net_frame {

@@ -10,10 +10,7 @@
 #include "slice.h"
 #include "worker.h"
 
-enum {
-    MERGED_MAX = 64, /* receive buffers of a frame */
-    AHEAD = 64,      /* bytes of a cache line */
-};
+enum { MERGED_MAX = 64 /* receive buffers of a frame */ };
 
 static const uint64_t GUEST_OFFLOADS = 1ull << NET_F_GUEST_CSUM | 1ull << NET_F_GUEST_TSO4 |
                                        1ull << NET_F_GUEST_TSO6 | 1ull << NET_F_GUEST_ECN |
@@ -27,7 +24,8 @@ struct receiver {
     uint64_t features;    /* as negotiated, with the offloads in force */
     uint32_t header_size;
     uint32_t pushed;      /* chains ... */
-    uint64_t bytes;       /* ... and the bytes of frames in them */
+    uint32_t frames;      /* ... with so many frames ... */
+    uint64_t bytes;       /* ... of so many bytes */
 };
 
 static void drop(struct receiver *receiver, enum vhu_net_drop reason, uint32_t count)
@@ -61,42 +59,48 @@ static inline void copy_frame(uint8_t *to, const struct net_frame *frame)
     }
 }
 
+/* How many of the frames, from the first on, go as they are. */
+static uint32_t count_plain(const struct receiver *receiver, struct net_frame *const *frames,
+                            uint32_t count)
+{
+    uint32_t plain = 0;
+
+    while (plain < count && net_receiver_takes(&frames[plain]->header, receiver->features))
+        plain++;
+    return plain;
+}
+
 /* Frames that go as they are, each into one buffer, as long as there are such. Returns how many; `ret`: why the
  * next one is none. */
 static uint32_t receive_plain(struct receiver *receiver, struct net_frame *const *frames,
                               uint32_t count, enum taking *ret)
 {
     struct vhu_ring *ring = receiver->queue->ring;
+    uint32_t size = receiver->header_size, plain = count_plain(receiver, frames, count);
     struct ring_buffer buffers[BATCH];
-    uint32_t taken = 0;
+    uint64_t bytes = 0;
 
-    for (*ret = TAKEN; taken < count; taken++) {
-        if (!net_receiver_takes(&frames[taken]->header, receiver->features)) {
-            *ret = TAKE_CHAIN;
-            break;
-        }
-        *ret = ring_take(ring, DESC_WRITE, &buffers[taken]);
-        if (*ret != TAKEN)
-            break;
-        if (buffers[taken].length < receiver->header_size + frames[taken]->bytes) {
-            ring_untake(ring);
-            *ret = TAKE_CHAIN;
-            break;
-        }
-        __builtin_prefetch(buffers[taken].hva, 1);
-        __builtin_prefetch(buffers[taken].hva + AHEAD, 1);
-    }
-    for (uint32_t i = 0; i < taken; i++) {
-        const struct net_frame *frame = frames[i];
+    uint32_t taken = ring_take(ring, DESC_WRITE, plain, buffers, ret), filled = 0;
+    for (; filled < taken; filled++) {
+        const struct net_frame *frame = frames[filled];
+        struct ring_buffer *buffer = &buffers[filled];
 
-        write_header(buffers[i].hva, &frame->header, receiver->header_size);
-        copy_frame(buffers[i].hva + receiver->header_size, frame);
-        ring_give(ring, buffers[i].id, 1, receiver->header_size + frame->bytes);
-        receiver->bytes += frame->bytes;
+        if (buffer->length < size + frame->bytes)
+            break;
+        write_header(buffer->hva, &frame->header, size);
+        copy_frame(buffer->hva + size, frame);
+        buffer->length = size + frame->bytes;
+        bytes += frame->bytes;
     }
-    receiver->pushed += taken;
-    count_more(&receiver->counters->frames, taken);
-    return taken;
+    ring_give(ring, buffers, filled, true);
+    if (filled < taken)
+        ring_untake(ring, taken - filled);
+    if (filled < taken || (filled == plain && plain < count))
+        *ret = TAKE_CHAIN;
+    receiver->pushed += filled;
+    receiver->frames += filled;
+    receiver->bytes += bytes;
+    return filled;
 }
 
 /* ---- Into any buffers -------------------------------------------------------------------------- */
@@ -203,7 +207,7 @@ static enum outcome receive_pieces(struct receiver *receiver, const struct net_f
     }
     push_all(&reception);
     receiver->bytes += frame->bytes;
-    count_more(&receiver->counters->frames, 1);
+    receiver->frames++;
     return RECEIVED;
 }
 
@@ -264,6 +268,7 @@ static void finish(struct receiver *receiver)
     struct vhu_queue *queue = receiver->queue;
 
     if (receiver->pushed) {
+        count_more(&receiver->counters->frames, receiver->frames);
         count_more(&receiver->counters->bytes, receiver->bytes);
         count_more(&queue->counters.requests, receiver->pushed);
         vhu_queue_publish(queue);

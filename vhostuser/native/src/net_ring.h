@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Chains of one buffer, which is what nearly all frames come in: taken and given back without the general walk.
- * All else, and whatever may be wrong, is left to vhu_ring_pop, which says what.
+ * Chains of one buffer, which is what nearly all frames come in: taken and given back many at once, with all that a
+ * ring is made of in registers. Every check of the general walk is made here, too; what does not pass one is left to
+ * vhu_ring_pop, which says what is wrong.
  *
  * What is taken is given back before anything else looks at the ring, so it is never noted as in flight.
  */
@@ -11,108 +12,204 @@
 #include "ring.h"
 
 enum taking {
-    TAKEN,
-    TAKE_EMPTY,
-    TAKE_CHAIN, /* not such a chain: use vhu_ring_pop */
+    TAKEN,      /* as many as were asked for */
+    TAKE_EMPTY, /* there are no more */
+    TAKE_CHAIN, /* the next one is not such a chain: use vhu_ring_pop */
 };
 
 struct ring_buffer {
     uint8_t *hva;
-    uint32_t length;
+    uint32_t length; /* of the buffer, and then what was written to it */
     uint16_t id;
     uint16_t slots;
 };
 
-/* Translate a buffer and check which way it goes. `direction`: 0 or DESC_WRITE. */
-static inline enum taking take_buffer(struct vhu_ring *ring, uint64_t address, uint32_t length,
-                                      uint16_t flags, uint16_t direction, struct ring_buffer *ret)
+enum { CACHE_LINE = 64 };
+
+/* The buffer of a descriptor, if it goes that way (0 or DESC_WRITE) and lies in one region. */
+static inline bool take_buffer(struct vhu_ring *ring, struct span *span, uint64_t address, uint32_t length,
+                               uint16_t flags, uint16_t direction, struct ring_buffer *ret)
 {
+    uint64_t offset = address - span->start;
+
     if (__builtin_expect(
             (flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE)) != direction || length == 0, 0))
-        return TAKE_CHAIN;
-    ret->hva = mem_find_range(ring->mem, &ring->hit, address, length);
+        return false;
+    if (__builtin_expect(offset < span->size && length <= span->size - offset, 1)) {
+        ret->hva = span->hva + offset;
+    } else {
+        ret->hva = mem_find_range(ring->mem, &ring->hit, address, length);
+        if (!ret->hva)
+            return false;
+        *span = ring->mem->by_gpa[ring->hit];
+    }
     ret->length = length;
     ret->slots = 1;
-    return __builtin_expect(ret->hva != NULL, 1) ? TAKEN : TAKE_CHAIN;
+    if (direction == DESC_WRITE) {
+        __builtin_prefetch(ret->hva, 1);
+        __builtin_prefetch(ret->hva + CACHE_LINE, 1);
+    } else {
+        __builtin_prefetch(ret->hva, 0);
+        __builtin_prefetch(ret->hva + CACHE_LINE, 0);
+    }
+    return true;
 }
 
-static inline enum taking split_take(struct vhu_ring *ring, uint16_t direction,
-                                     struct ring_buffer *ret)
+static inline uint32_t split_take(struct vhu_ring *ring, uint16_t direction, uint32_t limit,
+                                  struct ring_buffer *ret, enum taking *why)
 {
     struct split_device *split = &ring->split;
+    const struct desc *table = ring->desc;
+    const uint16_t *heads = split->avail->ring;
+    uint32_t num = ring->num, count = 0;
+    uint16_t next = split->next_avail;
+    struct span span = ring->mem->by_gpa[ring->hit];
 
-    if (split->next_avail == split->seen_avail) {
+    if ((uint16_t)(split->seen_avail - next) < limit) {
         uint16_t index = load_acquire(&split->avail->idx);
-        uint16_t distance = index - split->next_avail;
 
-        if (distance == 0)
-            return TAKE_EMPTY;
-        if (distance > ring->num)
-            return TAKE_CHAIN;
+        if ((uint16_t)(index - next) > num) {
+            *why = TAKE_CHAIN;
+            return 0;
+        }
         split->seen_avail = index;
     }
-    uint16_t head = load_relaxed(&split->avail->ring[split->next_avail & (ring->num - 1)]);
-    if (head >= ring->num)
-        return TAKE_CHAIN;
-    struct desc desc = read_desc(&ring->desc[head]);
-    ret->id = head;
-    enum taking taking =
-        take_buffer(ring, desc.address, desc.split.length, desc.split.flags, direction, ret);
-    if (taking == TAKEN)
-        split->next_avail++;
-    return taking;
+    uint32_t ready = (uint16_t)(split->seen_avail - next);
+    *why = ready < limit ? TAKE_EMPTY : TAKEN;
+    for (limit = ready < limit ? ready : limit; count < limit; count++) {
+        uint16_t head = load_relaxed(&heads[(next + count) & (num - 1)]);
+        struct desc desc;
+
+        if (head < num)
+            desc = read_desc(&table[head]);
+        if (head >= num || !take_buffer(ring, &span, desc.address, desc.split.length,
+                                        desc.split.flags, direction, &ret[count])) {
+            *why = TAKE_CHAIN;
+            break;
+        }
+        ret[count].id = head;
+    }
+    split->next_avail = (uint16_t)(next + count);
+    return count;
 }
 
-static inline enum taking packed_take(struct vhu_ring *ring, uint16_t direction,
-                                      struct ring_buffer *ret)
+static inline uint32_t packed_take(struct vhu_ring *ring, uint16_t direction, uint32_t limit,
+                                   struct ring_buffer *ret, enum taking *why)
 {
     struct packed_device *pack = &ring->pack;
-    const struct desc *shared = &ring->desc[pack->avail.offset];
-    struct desc desc = {.word = load_acquire(&shared->word)};
+    const struct desc *table = ring->desc;
+    struct packed_cursor next = pack->avail;
+    uint16_t ready = packed_avail_flags(next.wrap);
+    uint32_t num = ring->num, count = 0, room = num - pack->slots_in_flight;
+    struct span span = ring->mem->by_gpa[ring->hit];
 
-    if (!packed_is_avail(desc.packed.flags, pack->avail.wrap))
-        return TAKE_EMPTY;
-    if (desc.packed.id >= ring->num || pack->slots_in_flight >= ring->num)
-        return TAKE_CHAIN;
-    desc.address = load_relaxed(&shared->address);
-    ret->id = desc.packed.id;
-    enum taking taking =
-        take_buffer(ring, desc.address, desc.packed.length, desc.packed.flags, direction, ret);
-    if (taking == TAKEN) {
-        packed_advance(&pack->avail, ring->num, 1);
-        pack->slots_in_flight++;
+    for (*why = TAKEN; count < limit; count++) {
+        const struct desc *shared = &table[next.offset];
+        struct desc desc = {.word = load_acquire(&shared->word)};
+
+        if ((desc.packed.flags & (DESC_AVAIL | DESC_USED)) != ready) {
+            *why = TAKE_EMPTY;
+            break;
+        }
+        desc.address = load_relaxed(&shared->address);
+        if (desc.packed.id >= num || count >= room ||
+            !take_buffer(ring, &span, desc.address, desc.packed.length, desc.packed.flags, direction,
+                         &ret[count])) {
+            *why = TAKE_CHAIN;
+            break;
+        }
+        ret[count].id = desc.packed.id;
+        if (++next.offset == num) {
+            next = (struct packed_cursor){0, !next.wrap};
+            ready = packed_avail_flags(next.wrap);
+        }
     }
-    return taking;
+    pack->avail = next;
+    pack->slots_in_flight += count;
+    return count;
 }
 
-/* Take the next chain, if it is one buffer of that direction. */
-static inline enum taking ring_take(struct vhu_ring *ring, uint16_t direction,
-                                    struct ring_buffer *ret)
+/* Take the next chains as long as they are one buffer of that direction, up to `limit`. Returns how many; `why`: why
+ * not more. */
+static inline uint32_t ring_take(struct vhu_ring *ring, uint16_t direction, uint32_t limit,
+                                 struct ring_buffer *ret, enum taking *why)
 {
-    if (__builtin_expect(ring->fault != VHU_FAULT_NONE, 0))
-        return TAKE_CHAIN;
-    return ring->packed ? packed_take(ring, direction, ret) : split_take(ring, direction, ret);
+    if (__builtin_expect(ring->fault != VHU_FAULT_NONE, 0)) {
+        *why = TAKE_CHAIN;
+        return 0;
+    }
+    return ring->packed ? packed_take(ring, direction, limit, ret, why)
+                        : split_take(ring, direction, limit, ret, why);
 }
 
-/* Undo the last take. */
-static inline void ring_untake(struct vhu_ring *ring)
+/* Undo the last takes. */
+static inline void ring_untake(struct vhu_ring *ring, uint32_t count)
 {
     if (ring->packed) {
-        packed_retreat(&ring->pack.avail, ring->num, 1);
-        ring->pack.slots_in_flight--;
+        packed_retreat(&ring->pack.avail, ring->num, count);
+        ring->pack.slots_in_flight -= count;
     } else {
-        ring->split.next_avail--;
+        ring->split.next_avail -= (uint16_t)count;
     }
 }
 
-/* Give back what was taken, or popped as a chain of so many slots. */
-static inline void ring_give(struct vhu_ring *ring, uint16_t id, uint16_t slots, uint32_t written)
+static inline void split_give(struct vhu_ring *ring, const struct ring_buffer *buffers, uint32_t count,
+                              bool written)
 {
-    ring->in_flight[id] = 0;
+    struct split_used_entry *entries = ring->split.used->ring;
+    uint32_t mask = ring->num - 1;
+    uint16_t next = ring->split.next_used;
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct split_used_entry *entry = &entries[(next + i) & mask];
+
+        store_relaxed(&entry->id, buffers[i].id);
+        store_relaxed(&entry->length, written ? buffers[i].length : 0);
+    }
+    ring->split.next_used = (uint16_t)(next + count);
+}
+
+/* The first one makes all of them visible: it is kept back until they are published. */
+static inline void packed_give(struct vhu_ring *ring, const struct ring_buffer *buffers, uint32_t count,
+                               bool written)
+{
+    struct packed_device *pack = &ring->pack;
+    struct desc *table = ring->desc;
+    struct packed_cursor next = pack->used;
+    uint16_t flags = packed_used_flags(next.wrap) | (written ? DESC_WRITE : 0);
+    uint32_t num = ring->num, slots = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct desc used = {.packed = {
+            .length = written ? buffers[i].length : 0,
+            .id = buffers[i].id,
+            .flags = flags,
+        }};
+
+        if (pack->pushed_slots + slots == 0)
+            pack->first_word = used.word;
+        else
+            store_relaxed(&table[next.offset].word, used.word);
+        slots += buffers[i].slots;
+        next.offset += buffers[i].slots;
+        if (next.offset >= num) {
+            next = (struct packed_cursor){(uint16_t)(next.offset - num), !next.wrap};
+            flags ^= DESC_AVAIL | DESC_USED;
+        }
+    }
+    pack->used = next;
+    pack->pushed_slots += slots;
+    pack->slots_in_flight -= slots;
+}
+
+/* Give back what was taken, or popped as chains of so many slots, in that order. */
+static inline void ring_give(struct vhu_ring *ring, const struct ring_buffer *buffers, uint32_t count,
+                             bool written)
+{
     if (ring->packed)
-        packed_push(ring, id, slots, written);
+        packed_give(ring, buffers, count, written);
     else
-        split_push(ring, id, written);
+        split_give(ring, buffers, count, written);
 }
 
 #endif

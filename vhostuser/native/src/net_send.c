@@ -4,22 +4,19 @@
  * given back: nothing is kept, and the bytes are never copied here.
  */
 #include "net.h"
+#include "net_copy.h"
 #include "net_offload.h"
 #include "net_ring.h"
 #include "slice.h"
 #include "worker.h"
 
-enum {
-    AHEAD = 64,        /* bytes of a cache line */
-    ANNOUNCEMENT = 60, /* bytes of the shortest frame */
-};
+enum { ANNOUNCEMENT = 60 /* bytes of the shortest frame */ };
 
-/* A chain that was taken, and the frame in it. */
-struct taken {
-    struct iovec *iov; /* of a chain of several buffers; NULL: `buffer` is all of it */
+/* A chain of several buffers: what of it may be read. */
+struct pieces {
+    struct iovec *iov;
     uint32_t count;
     uint64_t bytes;
-    struct ring_buffer buffer;
 };
 
 struct sending {
@@ -30,7 +27,8 @@ struct sending {
     uint32_t count;    /* chains taken */
     uint32_t good;     /* frames to be handed on */
     uint32_t iov_used; /* of the queue's */
-    struct taken taken[BATCH];
+    struct ring_buffer taken[BATCH]; /* hva NULL: `pieces` says what it is */
+    struct pieces pieces[BATCH];
     struct net_frame frames[BATCH];
 };
 
@@ -41,19 +39,18 @@ struct sending {
 static int take_chain(struct sending *sending)
 {
     struct vhu_queue *queue = sending->queue;
-    struct taken *taken = &sending->taken[sending->count];
+    struct vhu_ring *ring = queue->ring;
     struct vhu_chain chain;
 
     if (sending->iov_used > queue->device->spare_iov)
         return 0;
-    int rc = vhu_ring_pop(queue->ring, queue->iov + sending->iov_used, &chain);
+    int rc = vhu_ring_pop(ring, queue->iov + sending->iov_used, &chain);
     if (rc != 1)
         return rc;
-    taken->iov = chain.iov;
-    taken->count = chain.readable;
-    taken->bytes = chain.readable_bytes;
-    taken->buffer.id = chain.id;
-    taken->buffer.slots = chain.slots;
+    ring->in_flight[chain.id] = 0; /* given back before anything else is popped */
+    sending->taken[sending->count] = (struct ring_buffer){.id = chain.id, .slots = chain.slots};
+    sending->pieces[sending->count++] =
+        (struct pieces){chain.iov, chain.readable, chain.readable_bytes};
     sending->iov_used += chain.readable;
     return 1;
 }
@@ -63,69 +60,93 @@ static int take_batch(struct sending *sending)
 {
     struct vhu_ring *ring = sending->queue->ring;
     uint32_t limit = ring->num < BATCH ? ring->num : BATCH;
+    enum taking why = TAKE_CHAIN;
+    int rc = 1;
 
-    for (; sending->count < limit; sending->count++) {
-        struct taken *taken = &sending->taken[sending->count];
-        enum taking taking = ring_take(ring, 0, &taken->buffer);
-
-        if (__builtin_expect(taking == TAKEN, 1)) {
-            taken->iov = NULL;
-            __builtin_prefetch(taken->buffer.hva);
-            __builtin_prefetch(taken->buffer.hva + AHEAD);
-            continue;
-        }
-        int rc = taking == TAKE_EMPTY ? 0 : take_chain(sending);
-        if (rc != 1)
-            return rc;
+    while (rc == 1 && why == TAKE_CHAIN && sending->count < limit) {
+        sending->count += ring_take(ring, 0, limit - sending->count,
+                                    &sending->taken[sending->count], &why);
+        if (why == TAKE_CHAIN)
+            rc = take_chain(sending);
     }
-    return 0;
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- Reading ----------------------------------------------------------------------------------- */
 
-/* Note where the frame in a chain lies. `ret` is its header, and the frame's first bytes behind it. */
-static void find_frame(const struct sending *sending, struct taken *taken, struct net_frame *frame,
-                       uint8_t *ret)
+/* What decides where a frame goes and what is asked for it: copies, of bytes that were read once. */
+struct start {
+    uint64_t header; /* up to csum_start ... */
+    uint64_t rest;   /* ... and on from hdr_len */
+    uint64_t destination;
+    uint64_t source;
+};
+
+enum { REST = 2 /* offset of the second part of a header: both are in a legacy one */ };
+
+static inline void start_in_buffer(const struct ring_buffer *buffer, uint32_t header_size,
+                                   struct net_frame *frame, struct start *ret)
 {
-    uint32_t size = sending->header_size;
+    uint8_t *bytes = buffer->hva + header_size;
 
-    if (__builtin_expect(!taken->iov, 1)) {
-        memcpy(ret, taken->buffer.hva, size + FRAME_MIN);
-        frame->single.iov_base = taken->buffer.hva + size;
-        frame->single.iov_len = taken->buffer.length - size;
-        frame->iov = &frame->single;
-        frame->count = 1;
-    } else {
-        struct slice slice = {taken->iov, taken->count, taken->bytes};
-
-        slice_take(&slice, ret, size);
-        frame->iov = slice.iov;
-        frame->count = slice.count;
-        slice_peek(&slice, ret + size, FRAME_MIN);
-    }
-    __asm__ volatile("" : : "r"(ret) : "memory"); /* the guest's bytes are not looked at again */
+    ret->header = read_word(buffer->hva);
+    ret->rest = read_word(buffer->hva + REST);
+    ret->destination = read_word(bytes);
+    ret->source = read_word(bytes + 6);
+    frame->single = (struct iovec){bytes, buffer->length - header_size};
+    frame->iov = &frame->single;
+    frame->count = 1;
 }
 
-/* Read the header of a frame and its addresses: once, all of it, and what the frame is handed on with are copies.
- * False: it is dropped. */
-static inline bool read_frame(struct sending *sending, struct taken *taken, struct net_frame *frame)
+static void start_in_pieces(const struct pieces *pieces, uint32_t header_size, struct net_frame *frame,
+                            struct start *ret)
 {
-    uint64_t bytes = taken->iov ? taken->bytes : taken->buffer.length;
+    struct slice slice = {pieces->iov, pieces->count, pieces->bytes};
+    uint8_t bytes[NET_HEADER_SIZE + FRAME_MIN];
+
+    slice_take(&slice, bytes, header_size);
+    slice_peek(&slice, bytes + header_size, FRAME_MIN);
+    ret->header = read_word(bytes);
+    ret->rest = read_word(bytes + REST);
+    ret->destination = read_word(bytes + header_size);
+    ret->source = read_word(bytes + header_size + 6);
+    frame->iov = slice.iov;
+    frame->count = slice.count;
+}
+
+/* Understand the header. False: it asks for what cannot be. */
+static inline bool read_header(const struct start *start, uint64_t features, struct net_frame *frame)
+{
+    frame->header = (struct net_header){0};
+    if (__builtin_expect((start->header & 0xffff) == 0, 1)) /* flags and gso_type */
+        return true;
+    memcpy(&frame->header, &start->header, REST);
+    memcpy((uint8_t *)&frame->header + REST, &start->rest, sizeof(start->rest));
+    return net_header_check(&frame->header, features, frame->bytes);
+}
+
+/* Read the header of a frame and its addresses. False: the frame is dropped. */
+static inline bool read_frame(const struct sending *sending, uint32_t index, struct net_frame *frame)
+{
+    const struct ring_buffer *buffer = &sending->taken[index];
+    const struct pieces *pieces = &sending->pieces[index];
+    uint64_t bytes = buffer->hva ? buffer->length : pieces->bytes;
     uint32_t size = sending->header_size;
-    uint8_t start[NET_HEADER_SIZE + FRAME_MIN];
+    struct start start;
 
     if (__builtin_expect(bytes < size + FRAME_MIN || bytes > size + FRAME_MAX, 0)) {
         count_more(&sending->source->counters.drops[VHU_NET_DROP_LENGTH], 1);
         return false;
     }
+    if (__builtin_expect(buffer->hva != NULL, 1))
+        start_in_buffer(buffer, size, frame, &start);
+    else
+        start_in_pieces(pieces, size, frame, &start);
     frame->bytes = (uint32_t)bytes - size;
-    find_frame(sending, taken, frame, start);
-    memcpy(&frame->header, start, NET_HEADER_LEGACY);
-    frame->header.num_buffers = 0;
     frame->flow = 0;
-    frame->destination = net_address(start + size);
-    frame->source = net_address(start + size + 6);
-    if (__builtin_expect(!net_header_check(&frame->header, sending->features, frame->bytes), 0)) {
+    frame->destination = start.destination & NET_ADDRESS;
+    frame->source = start.source & NET_ADDRESS;
+    if (__builtin_expect(!read_header(&start, sending->features, frame), 0)) {
         count_more(&sending->source->counters.drops[VHU_NET_DROP_HEADER], 1);
         return false;
     }
@@ -135,7 +156,7 @@ static inline bool read_frame(struct sending *sending, struct taken *taken, stru
 static void read_batch(struct sending *sending)
 {
     for (uint32_t i = 0; i < sending->count; i++)
-        sending->good += read_frame(sending, &sending->taken[i], &sending->frames[sending->good]);
+        sending->good += read_frame(sending, i, &sending->frames[sending->good]);
 }
 
 /* ---- Giving back ------------------------------------------------------------------------------- */
@@ -144,11 +165,7 @@ static void give_back(struct sending *sending)
 {
     struct vhu_queue *queue = sending->queue;
 
-    for (uint32_t i = 0; i < sending->count; i++) {
-        const struct ring_buffer *buffer = &sending->taken[i].buffer;
-
-        ring_give(queue->ring, buffer->id, buffer->slots, 0);
-    }
+    ring_give(queue->ring, sending->taken, sending->count, false);
     count_more(&queue->counters.requests, sending->count);
     vhu_queue_publish(queue);
     vhu_queue_renew(queue, sending->count);
