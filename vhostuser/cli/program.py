@@ -42,6 +42,7 @@ _OWN: dict[str, Loader] = {
     "blk": _own("blk"),
     "demo": _own("demo"),
     "doctor": _own("doctor"),
+    "net": _own("net"),
     "install-discovery": _own("install", "INSTALL_DISCOVERY"),
     "install-systemd": _own("install", "INSTALL_SYSTEMD"),
 }

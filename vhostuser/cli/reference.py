@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from vhostuser.cli.program import make_parser
 from vhostuser.disks import DiskConfig
-from vhostuser.monitor import COMMON, OF_DISKS
+from vhostuser.monitor import COMMON, OF_DISKS, OF_PORTS
 from vhostuser.options import Flag, OptionTable, Source, options
 from vhostuser.serving import ProgramConfig
+from vhostuser.switch import PortConfig, SwitchConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from vhostuser.monitor import CommandRow
     from vhostuser.options import Option
 
 __all__ = ["commands_page", "control_page", "options_page"]
@@ -39,7 +41,8 @@ Generated from the tables of options by `python docs/generate.py`; do not edit.
 
 A disk has the same options wherever it is described: on the command line of `vhostuser blk`, as
 keys of a `[[disk]]` table in the file of `--config`, and as arguments of `disk-add` on the
-[control socket](control-socket.md).
+[control socket](control-socket.md). So has a port of `vhostuser net`, in `[[port]]` tables and with
+`port-add`.
 
 ```console
 $ vhostuser blk --socket-path=/run/vms/root.sock --blk-file=root.img --num-queues=4
@@ -67,7 +70,31 @@ unit (`"64M"`), a mode is text (`"0660"`), and what is a flag on the command lin
 
 `vhostuser blk --config FILE --check` serves nothing and prints a line for each mistake, with file,
 disk, key and what to do. Its exit status is 0 when there is none, else 1. One mistake may hide
-another of the same disk: check again once they are mended.
+another of the same disk: check again once they are mended. `vhostuser net --check` does the same.
+
+On the command line of `vhostuser net` each `--socket-path`, `--connect`, `--fd` and `--tap` is a
+port of its own, called `port0`, `port1` and so on, in their order; the other options of a port hold
+for all of them: `--bridge` for every TAP, `--socket-mode` and `--socket-group` for every socket.
+Without any of these, each socket that systemd passes is a port of the name that it has there.
+
+```console
+$ vhostuser net --socket-path=/run/vms/a.sock --socket-path=/run/vms/b.sock --tap=tap0 --bridge=br0
+```
+
+```toml
+workers = 2
+
+[[port]]
+id = "a"
+socket-path = "/run/vms/a.sock"
+mac = "02:00:00:00:00:0a"
+lock-mac = true
+
+[[port]]
+id = "uplink"
+tap = "tap0"
+bridge = "br0"
+```
 """
 
 _CONTROL = """\
@@ -91,10 +118,13 @@ package.
 ← {"return": {"id": "disk", "size": 2147483648}}
 ```
 
-A disk on the command line is called `disk` unless `--id` says otherwise.
+A disk on the command line is called `disk` unless `--id` says otherwise; ports are called `port0`,
+`port1` and so on.
 """
 
 _EVENTS = """\
+## Events
+
 | event | when | data |
 |---|---|---|
 | `CONNECTED` | a front-end is served from now on | id, connection |
@@ -105,6 +135,10 @@ _EVENTS = """\
 | `DISK_REMOVED` | a disk is served no longer | id, reason: `removed` by command, `ended` as no \
 front-end can come any more, or `failed` |
 | `BLOCK_RESIZED` | a disk has another size | id, size |
+| `PORT_ADDED` | front-ends can connect to a port, or it leads to its TAP | id, number |
+| `PORT_REMOVED` | a port is served no longer | id, reason: as above; a port whose TAP is gone has \
+`ended` |
+| `PORT_LINK` | the link of a port was set by command | id, up |
 
 A command that does not exist, takes no such argument or cannot be done is answered with an error
 that says what can be; nothing has changed then. A client that sends more than 64 KiB without
@@ -121,6 +155,8 @@ _WORDS = {
 
 _OWNERS: dict[type[OptionTable], str] = {
     DiskConfig: "of a disk",
+    PortConfig: "of a port",
+    SwitchConfig: "of the switch",
     ProgramConfig: "of the program",
 }
 
@@ -150,7 +186,9 @@ def _default(entry: Option) -> str:
     return entry.default_in_words
 
 
-def _options(table: type[OptionTable]) -> str:
+def _options(table: type[OptionTable], *, without: Iterable[Option] = ()) -> str:
+    """Return a table of options, but for those that stand elsewhere."""
+    elsewhere = {each.name for each in without}
     head = ("key", "command line", "value", "default", "meaning")
     rows = (
         (
@@ -161,6 +199,7 @@ def _options(table: type[OptionTable]) -> str:
             each.help + _where(each),
         )
         for each in options(table)
+        if each.name not in elsewhere
     )
     return _table(head, rows)
 
@@ -214,34 +253,59 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 def options_page() -> str:
     """Return the page of all options."""
-    groups: dict[str, list[str]] = {}
-    for each in options(DiskConfig):
-        if each.group:
-            groups.setdefault(each.group, []).append(f"`{each.name}`")
-    exclusive = "; ".join(", ".join(names) for names in groups.values())
     return "\n".join(
         [
             _OPTIONS,
             "## Of a disk\n",
             _options(DiskConfig),
-            f"At most one each of: {exclusive}.\n",
+            f"At most one each of: {_exclusive(DiskConfig)}.\n",
+            "## Of a port\n",
+            _options(PortConfig),
+            f"At most one of: {_exclusive(PortConfig)}.\n",
+            "## Of the switch\n",
+            _options(SwitchConfig, without=options(ProgramConfig)),
             "## Of the program\n",
             _options(ProgramConfig),
         ]
     )
 
 
+def _exclusive(table: type[OptionTable]) -> str:
+    groups: dict[str, list[str]] = {}
+    for each in options(table):
+        if each.group:
+            groups.setdefault(each.group, []).append(f"`{each.name}`")
+    return "; ".join(", ".join(names) for names in groups.values())
+
+
 def control_page() -> str:
     """Return the page of commands and events."""
-    rows = [
-        (f"`{name}`", _arguments(row.arguments), row.returns)
-        for name, row in (COMMON | OF_DISKS).items()
+    every = [
+        ("`query-commands`", "", "the names of all commands"),
+        *_rows(COMMON),
+        ("`quit`", "", "nothing; the server ends as after SIGTERM"),
     ]
-    rows.append(("`quit`", "", "nothing; the server ends as after SIGTERM"))
-    return "\n".join([_CONTROL, _table(("command", "arguments", "returns"), rows), _EVENTS])
+    head = ("command", "arguments", "returns")
+    return "\n".join(
+        [
+            _CONTROL,
+            "## Commands of every server\n",
+            _table(head, every),
+            "## Commands of `vhostuser blk` and `vhostuser accel`\n",
+            _table(head, _rows(OF_DISKS)),
+            "## Commands of `vhostuser net`\n",
+            _table(head, _rows(OF_PORTS)),
+            _EVENTS,
+        ]
+    )
+
+
+def _rows(commands: Mapping[str, CommandRow]) -> Iterator[tuple[str, str, str]]:
+    for name, row in commands.items():
+        yield f"`{name}`", _arguments(row.arguments), row.returns
 
 
 def _arguments(table: type[OptionTable]) -> str:
-    if table is DiskConfig:
-        return "those of a [disk](options.md)"
+    if table in _OWNERS:
+        return f"those [{_OWNERS[table]}](options.md#{_OWNERS[table].replace(' ', '-')})"
     return "; ".join(f"`{each.name}`: {each.help}" for each in options(table, Source.CONTROL))

@@ -14,7 +14,6 @@ from vhostuser.options import (
     Choice,
     FileName,
     Flag,
-    Name,
     Number,
     NumberChoice,
     Problem,
@@ -22,8 +21,7 @@ from vhostuser.options import (
     Size,
     option,
 )
-from vhostuser.serving import LONGEST_POLL_US, MOST_WORKERS, ServedConfig
-from vhostuser.serving.config import NAMED
+from vhostuser.serving import ID, LONGEST_POLL_US, MOST_WORKERS, NAMED, ServedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +43,7 @@ class DiskConfig(ServedConfig):
     WORD: ClassVar[str] = "disk"
 
     id: str = option(
-        Name("a name", "ID"),
+        ID,
         "what the disk is called in logs, events and commands",
         default="disk",
         required=NAMED,

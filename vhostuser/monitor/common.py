@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.virtio import BlkFeatures, NetFeatures, VirtioFeatures
 from vhostuser import __version__
-from vhostuser.monitor.table import ID, CommandRow, Nothing
+from vhostuser.monitor.table import CommandRow, Nothing
 from vhostuser.options import OptionTable, Source, option, options
+from vhostuser.serving import ID
 
 if TYPE_CHECKING:
     import enum

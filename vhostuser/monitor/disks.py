@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from vhostuser.disks import DiskConfig
 from vhostuser.monitor.common import COMMON, Which, chosen, plain_config
-from vhostuser.monitor.table import ID, CommandRow, Remove, command_table
+from vhostuser.monitor.table import CommandRow, Remove, command_table
 from vhostuser.options import OptionTable, Size, option
+from vhostuser.serving import ID
 
 if TYPE_CHECKING:
     from vhostuser.disks import DiskSet

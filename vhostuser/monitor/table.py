@@ -12,16 +12,14 @@ from typing import Any, TypeAlias
 
 from vhostuser.errors import UsageError
 from vhostuser.monitor.qmp import CommandError
-from vhostuser.options import Name, OptionTable, Source, option, read, shown
-from vhostuser.serving import ServedSet
+from vhostuser.options import OptionTable, Source, option, read, shown
+from vhostuser.serving import ID, ServedSet
 
-__all__ = ["ID", "Answer", "AnySet", "CommandRow", "Nothing", "Remove", "command_table", "execute"]
+__all__ = ["Answer", "AnySet", "CommandRow", "Nothing", "Remove", "command_table", "execute"]
 
 Answer: TypeAlias = Mapping[str, object] | Sequence[Mapping[str, object]]
 AnySet: TypeAlias = ServedSet[Any, Any]
 """A set of things of any kind."""
-
-ID = Name("a name", "ID")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["INHERITED", "LONGEST_POLL_US", "MOST_WORKERS", "NAMED", "ProgramConfig", "ServedConfig"]
+__all__ = [
+    "ID",
+    "INHERITED",
+    "LONGEST_POLL_US",
+    "MOST_WORKERS",
+    "NAMED",
+    "ProgramConfig",
+    "ServedConfig",
+]
 
+ID = Name("a name", "ID")
 MOST_WORKERS = 64
 LONGEST_POLL_US = 1_000_000
 _LARGEST_FD = 1 << 20
@@ -52,7 +61,7 @@ class ServedConfig(OptionTable):
         "socket-path, connect, fd, or a systemd socket with FileDescriptorName=ID)"
     )
 
-    id: str = option(Name("a name", "ID"), "what it is called in logs, events and commands")
+    id: str = option(ID, "what it is called in logs, events and commands")
 
     socket_path: Path | None = option(FileName(), "listen on this UNIX socket", group="socket")
     fd: int | None = option(
@@ -78,11 +87,21 @@ class ServedConfig(OptionTable):
     @property
     def placed(self) -> bool:
         """Whether its options alone say where its front-ends come from."""
-        return any(each is not None for each in (self.socket_path, self.connect, self.fd))
+        return self.has_socket
 
     @property
     def place(self) -> str:
         """Where its front-ends come from, in words."""
+        return self.socket_words
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether its options name a socket."""
+        return any(each is not None for each in (self.socket_path, self.connect, self.fd))
+
+    @property
+    def socket_words(self) -> str:
+        """Its socket, in words."""
         return str(self.socket_path or self.connect or "an inherited socket")
 
 

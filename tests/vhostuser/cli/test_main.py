@@ -69,5 +69,5 @@ def test_every_command_of_the_program_is_listed_with_its_summary(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = capsys.readouterr().out
-    for name in ("blk", "demo", "doctor", "install-discovery", "install-systemd"):
+    for name in ("blk", "demo", "doctor", "install-discovery", "install-systemd", "net"):
         assert f"\n    {name}  " in listed or f"\n    {name}\n" in listed
