@@ -390,9 +390,10 @@ int vhu_queue_create_net(struct vhu_worker *worker, struct vhu_net *net, uint32_
                          int event_fd, struct vhu_queue **ret);
 /* One queue of a TAP device as pair `pair` of a port. `fd` (taken over, non-blocking) has IFF_VNET_HDR with a
  * header of 12 bytes; `features`: the GUEST_* offloads that may be written to it. It runs from now on, and is
- * destroyed at any time. Nothing can be wanted of it. Errors as above. */
+ * destroyed at any time; nothing can be wanted of it. When somebody removes the device it becomes BROKEN, and
+ * `event_fd` is signalled. Errors as above. */
 int vhu_queue_create_tap(struct vhu_worker *worker, struct vhu_net *net, uint32_t port, uint32_t pair, int fd,
-                         uint64_t features, struct vhu_queue **ret);
+                         uint64_t features, int event_fd, struct vhu_queue **ret);
 /* Only when STOPPED, or after its worker was stopped. */
 void vhu_queue_destroy(struct vhu_queue *queue);
 /* Set the wanted state. Returns its number at once: it holds when status.applied reaches it. */

@@ -216,11 +216,12 @@ static struct vhu_queue **place_of(struct net_port *port, uint32_t ring)
 static int occupy(struct net_port *port, uint32_t ring, struct vhu_queue *queue)
 {
     struct vhu_queue **place = place_of(port, ring);
+    struct vhu_queue **other = queue->device->ringless ? place_of(port, ring + 1) : place;
 
     pthread_mutex_lock(&port->net->mutex);
-    int rc = *place ? -EBUSY : 0;
+    int rc = *place || *other ? -EBUSY : 0;
     if (rc == 0)
-        *place = queue;
+        *place = *other = queue;
     pthread_mutex_unlock(&port->net->mutex);
     return rc;
 }

@@ -106,7 +106,7 @@ static inline uint64_t net_address(const uint8_t *from)
 
 /* net.c */
 
-/* Make a queue of a port's ring, which has none. Attach it. -EBUSY: it has one. */
+/* Make a queue of a port's ring, or of a pair where it is a file, which has none. Attach it. -EBUSY: it has one. */
 int vhu_net_queue_create(struct vhu_worker *worker, const struct queue_device *device,
                          struct net_port *port, uint32_t ring, int event_fd, struct vhu_queue **ret);
 /* The queue is about to be freed: its ring may have another. */
@@ -121,9 +121,12 @@ void vhu_net_forward(struct net_port *port, uint32_t pair, uint32_t now_s, struc
 /* The one other port that is up where there is no further one, or NULL. */
 struct net_port *vhu_net_only_other(const struct net_port *port);
 
+/* net_send.c: of the first pair's queue, announce the address that waits for it. */
+void vhu_net_announce(struct vhu_queue *queue);
+
 /* net_receive.c: put frames into the ring of an endpoint's queue, which is served and locked. */
 void vhu_net_receive(struct net_port *port, uint32_t pair, struct net_frame *const *frames, uint32_t count);
-/* net_tap.c: the same for the queue of a TAP. */
+/* net_tap_write.c: the same for the queue of a TAP. */
 void vhu_tap_receive(struct net_port *port, uint32_t pair, struct net_frame *const *frames, uint32_t count);
 
 #endif

@@ -211,7 +211,7 @@ static void announce(struct vhu_queue *queue, uint64_t address)
     vhu_net_forward(queue->port, queue->pair, queue->worker->now_s, &frame, 1);
 }
 
-static void attend(struct vhu_queue *queue)
+void vhu_net_announce(struct vhu_queue *queue)
 {
     if (queue->pair != 0)
         return;
@@ -231,7 +231,7 @@ const struct queue_device vhu_net_send_device = {
     .serve = send_batch,
     .awaits_kick = awaits_kick,
     .kicked = vhu_queue_drain_kick,
-    .attend = attend,
+    .attend = vhu_net_announce,
     .joined = vhu_queue_ignore,
     .leaving = vhu_queue_ignore,
     .released = vhu_net_vacate,

@@ -116,6 +116,7 @@ struct vhu_queue {
         struct {
             struct net_port *port;
             uint32_t pair;
+            struct tap *tap; /* of a TAP's queue */
         };
     };
     int event_fd;
