@@ -18,15 +18,19 @@ from typing import Any
 
 import pytest
 from served_disk import QUEUES
+from served_net import NET_PAIRS
 
 from protocol import vhost_user as v
+from protocol.virtio import NetFeatures
 from vhostuser.fds import OwnedFd
 from vhostuser.testing import RawFrontend
 
 FOLDER = Path(__file__).parents[1] / "captures"
 FILES = sorted(FOLDER.glob("vhost-user-*.jsonl"))
+NET_FILES = [file for file in FILES if file.name.startswith("vhost-user-net-")]
 # Answers that say what this device offers; its configuration, too, is its own.
 OWN = {"GET_FEATURES", "GET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "GET_CONFIG"}
+UDP_FRAGMENTS = NetFeatures.GUEST_UFO | NetFeatures.HOST_UFO
 INDEX = struct.Struct("<H")
 
 
@@ -52,6 +56,7 @@ class Player:
         self.raw = raw
         self.stack = stack
         self.offered: dict[str, int] = {}
+        self.taken = 0
         self.regions: list[tuple[v.MemRegion, OwnedFd]] = []
         self.rings: dict[int, v.SetVringAddr] = {}
         self.bases = dict.fromkeys(range(QUEUES), 0)
@@ -84,6 +89,8 @@ class Player:
             return False
         header, payload = record_parts(record)
         message = row.message.from_fields(row.payload.parse(payload))
+        if isinstance(message, v.SetFeatures):
+            self.taken |= message.features
         if isinstance(message, v.SetFeatures | v.SetProtocolFeatures):
             offered = self.offered[row.name.replace("SET", "GET")]
             payload = struct.pack("<Q", message.features & offered)
@@ -139,12 +146,14 @@ def record_parts(record: dict[str, Any]) -> tuple[v.Header, bytes]:
     return v.Header.parse(data[: v.HEADER_SIZE]), data[v.HEADER_SIZE :]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-async def test_the_server_answers_a_recorded_front_end_as_the_recorded_back_end_did(served, file):
+async def replay(path: Path, file: Path) -> list[Player]:
+    """Play every conversation of a recording to the server at a path; return who played them."""
+    players = []
     for conversation in conversations(file):
         with contextlib.ExitStack() as stack:
-            async with RawFrontend.connect(served.path) as raw:
+            async with RawFrontend.connect(path) as raw:
                 player = Player(raw, stack)
+                players.append(player)
                 sent = True
                 for record in conversation:
                     if record["dir"] == "f2b":
@@ -158,3 +167,18 @@ async def test_the_server_answers_a_recorded_front_end_as_the_recorded_back_end_
                 reply = await raw.reply()
                 assert reply is not None
                 assert reply.number == 1
+    return players
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+async def test_the_server_answers_a_recorded_front_end_as_the_recorded_back_end_did(served, file):
+    await replay(served.path, file)
+
+
+@pytest.mark.parametrize("file", NET_FILES, ids=lambda file: file.stem)
+async def test_a_network_device_answers_its_front_ends_as_the_recorded_one_did(served_net, file):
+    for player in await replay(served_net.path, file):
+        assert player.offered.get("GET_QUEUE_NUM", NET_PAIRS) == NET_PAIRS
+        # What the recorded drivers took is offered here, too, but fragments of UDP.
+        assert player.taken & ~player.offered["GET_FEATURES"] & ~int(UDP_FRAGMENTS) == 0
+        assert sorted(player.rings) == list(range(2 * NET_PAIRS))

@@ -157,4 +157,5 @@ def _profile(accelerator: Accelerator, software: Device | None) -> DeviceProfile
         queue_size=max(accelerator.queue_sizes[:queues]),
         features=features | VirtioFeatures.PROTOCOL_FEATURES,
         protocol_features=_PROTOCOL_FEATURES,
+        queue_num=queues // _NET_QUEUES if identity.device_id == _NET else None,
     )
