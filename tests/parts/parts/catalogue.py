@@ -181,6 +181,10 @@ def _fio(folder: Path) -> None:
     _program(folder, "fio", "fio")
 
 
+def _iperf3(folder: Path) -> None:
+    _program(folder, "iperf3", "iperf3")
+
+
 def _clang(folder: Path) -> None:
     make_clang(folder, _apt(), _SUITE)
 
@@ -215,6 +219,17 @@ def _loop_devices(folder: Path) -> None:
     if done.returncode:
         raise UnobtainableError(f"it takes root and a kernel with loop devices: {done.stderr}")
     subprocess.run([losetup, "--detach", done.stdout.strip()], check=True)
+
+
+def _namespaces(_folder: Path) -> None:
+    """Make a TAP device in a network namespace: containers and users other than root cannot."""
+    for program in ("unshare", "nsenter", "setpriv", "ip"):
+        if shutil.which(program) is None:
+            raise UnobtainableError(f"it takes {program}, of the packages util-linux and iproute2")
+    command = ["unshare", "--net", "ip", "tuntap", "add", "dev", "try", "mode", "tap", "vnet_hdr"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnobtainableError(f"it takes root and /dev/net/tun: {done.stderr}")
 
 
 def _huge_pages(_folder: Path) -> None:
@@ -260,6 +275,11 @@ CATALOGUE: dict[str, Part] = {
             recipe=_fio,
         ),
         Part(
+            name="iperf3",
+            what="iperf3, which fills a network and counts what gets through",
+            recipe=_iperf3,
+        ),
+        Part(
             name="systemd-analyze",
             what="what finds faults in systemd units",
             recipe=_systemd_analyze,
@@ -269,6 +289,12 @@ CATALOGUE: dict[str, Part] = {
             name="loop-devices",
             what="block devices made of files",
             recipe=_loop_devices,
+            fetched=False,
+        ),
+        Part(
+            name="namespaces",
+            what="network namespaces with TAP devices in them",
+            recipe=_namespaces,
             fetched=False,
         ),
         Part(
