@@ -8,8 +8,7 @@
 #include "worker.h"
 
 enum {
-    GROUP_BIT = 1,       /* of an address's first byte: multicast and broadcast */
-    TO_FLOOD = 0xFFFE,   /* as PORT_NONE, no port's number */
+    TO_FLOOD = 0xFFFE, /* as PORT_NONE, no port's number */
 };
 
 static void drop(struct net_source *source, enum vhu_net_drop reason, uint32_t count)

@@ -24,6 +24,7 @@ enum net_feature {
     NET_F_HOST_ECN = 13,
     NET_F_HOST_UFO = 14,
     NET_F_MRG_RXBUF = 15,
+    NET_F_CTRL_VQ = 17,
     NET_F_CTRL_RX = 18,
     NET_F_CTRL_VLAN = 19,
     NET_F_CTRL_RX_EXTRA = 20,
@@ -65,7 +66,14 @@ enum {
     NET_HEADER_LEGACY = 10, /* neither VERSION_1 nor MRG_RXBUF */
     FRAME_MIN = 14,
     FRAME_MAX = 65550,
+    GROUP_BIT = 1, /* of an address's first byte: multicast and broadcast */
 };
+
+/* What CTRL_GUEST_OFFLOADS turns on and off. */
+static const uint64_t GUEST_OFFLOADS = 1ull << NET_F_GUEST_CSUM | 1ull << NET_F_GUEST_TSO4 |
+                                       1ull << NET_F_GUEST_TSO6 | 1ull << NET_F_GUEST_ECN |
+                                       1ull << NET_F_GUEST_UFO | 1ull << NET_F_GUEST_USO4 |
+                                       1ull << NET_F_GUEST_USO6;
 
 _Static_assert(sizeof(struct net_header) == NET_HEADER_SIZE, "ABI of a network header");
 _Static_assert(offsetof(struct net_header, num_buffers) == NET_HEADER_LEGACY, "ABI of a legacy one");

@@ -12,11 +12,6 @@
 
 enum { MERGED_MAX = 64 /* receive buffers of a frame */ };
 
-static const uint64_t GUEST_OFFLOADS = 1ull << NET_F_GUEST_CSUM | 1ull << NET_F_GUEST_TSO4 |
-                                       1ull << NET_F_GUEST_TSO6 | 1ull << NET_F_GUEST_ECN |
-                                       1ull << NET_F_GUEST_UFO | 1ull << NET_F_GUEST_USO4 |
-                                       1ull << NET_F_GUEST_USO6;
-
 struct receiver {
     struct net_port *port;
     struct vhu_queue *queue;
