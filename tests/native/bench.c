@@ -15,6 +15,11 @@
 #include "check.h"
 #include "worker.h"
 
+enum {
+    RING_SPACE = 2048,  /* of each area of one of several rings */
+    TABLE_ENTRIES = 16, /* of an indirect table */
+};
+
 struct bench bench;
 
 int count_fds(void)
@@ -85,23 +90,14 @@ struct vhu_queue_status await_actual(struct line *line, enum vhu_queue_actual ac
     return status;
 }
 
-static void open_line(struct line *line, int index, uint64_t features, uint32_t num,
-                      uint16_t position)
+/* The driver of a ring, and what connects it to its queue. */
+static void connect_line(struct line *line, struct vhu_driver_config *config, int index)
 {
-    struct vhu_driver_config config = {.ring = guest_ring(&bench.guest, features, num, position)};
-
-    config.ring.desc = (uint8_t *)config.ring.desc + index * 4096;
-    config.ring.driver = (uint8_t *)config.ring.driver + index * 4096;
-    config.ring.device = (uint8_t *)config.ring.device + index * 4096;
+    config->ring.desc = (uint8_t *)config->ring.desc + index * RING_SPACE;
+    config->ring.driver = (uint8_t *)config->ring.driver + index * RING_SPACE;
+    config->ring.device = (uint8_t *)config->ring.device + index * RING_SPACE;
     line->buffers = FAR + (uint64_t)index * 65536;
-    CHECK_EQUAL(vhu_driver_create(&config, &line->driver), 0);
-    if (bench.net)
-        CHECK_EQUAL(vhu_queue_create_net(bench.worker, bench.net, (uint32_t)index / 2,
-                                         (uint32_t)index % 2, bench.event_fd,
-                                         &line->queue),
-                    0);
-    else
-        CHECK_EQUAL(vhu_queue_create(bench.worker, bench.blk, bench.event_fd, &line->queue), 0);
+    CHECK_EQUAL(vhu_driver_create(config, &line->driver), 0);
     line->kick = eventfd(0, EFD_CLOEXEC);
     line->call = eventfd(0, EFD_CLOEXEC);
     line->err = eventfd(0, EFD_CLOEXEC);
@@ -109,7 +105,39 @@ static void open_line(struct line *line, int index, uint64_t features, uint32_t 
     CHECK_EQUAL(vhu_queue_set_fd(line->queue, VHU_FD_CALL, dup(line->call)), 0);
     CHECK_EQUAL(vhu_queue_set_fd(line->queue, VHU_FD_ERR, dup(line->err)), 0);
     line->wanted = (struct vhu_queue_wanted){
-        .start = 1, .enabled = true, .mem = bench.guest.mem, .config = config.ring};
+        .start = 1, .enabled = true, .mem = bench.guest.mem, .config = config->ring};
+}
+
+static void open_line(struct line *line, int index, uint64_t features, uint32_t num,
+                      uint16_t position)
+{
+    struct vhu_driver_config config = {.ring = guest_ring(&bench.guest, features, num, position)};
+
+    CHECK_EQUAL(vhu_queue_create(bench.worker, bench.blk, bench.event_fd, &line->queue), 0);
+    connect_line(line, &config, index);
+}
+
+void open_port_line(struct line *line, int index, struct vhu_worker *worker, uint32_t port,
+                    uint32_t ring, uint64_t features, uint16_t position)
+{
+    struct vhu_driver_config config = {.ring = guest_ring(&bench.guest, features, NUM, position)};
+
+    CHECK_EQUAL(vhu_queue_create_net(worker, bench.net, port, ring, bench.event_fd, &line->queue), 0);
+    if (has_feature(features, VIRTIO_F_INDIRECT_DESC)) {
+        config.indirect_entries = TABLE_ENTRIES;
+        config.indirect_address = TABLES + (uint64_t)index * NUM * TABLE_ENTRIES * 16;
+        config.indirect = guest_at(&bench.guest, config.indirect_address);
+    }
+    connect_line(line, &config, index);
+}
+
+void close_line(struct line *line)
+{
+    vhu_queue_destroy(line->queue);
+    vhu_driver_destroy(line->driver);
+    close(line->kick);
+    close(line->call);
+    close(line->err);
 }
 
 static void open_guest(void)
@@ -151,37 +179,37 @@ void open_bench_with(struct vhu_io_engine *io, uint32_t poll_us, const struct vh
     open_line(&bench.lines[0], 0, features, num, 0);
 }
 
+void open_switch(const struct vhu_worker_config *config, const struct vhu_net_config *net)
+{
+    open_guest();
+    CHECK_EQUAL(vhu_net_create(net, &bench.net), 0);
+    CHECK_EQUAL(vhu_worker_create(config, &bench.worker), 0);
+}
+
 void open_net_bench(const struct vhu_worker_config *config, int ports, uint64_t features,
                     uint16_t position)
 {
-    open_guest();
     const struct vhu_net_config net = {
         .mode = ports == 1 ? VHU_NET_ECHO : VHU_NET_SWITCH,
         .ports = (uint32_t)ports,
     };
     const struct vhu_net_port_config port = {.pairs = 1, .mac = {2}};
-    CHECK_EQUAL(vhu_net_create(&net, &bench.net), 0);
+
+    open_switch(config, &net);
     for (uint32_t number = 0, added; number < (uint32_t)ports; number++) {
         CHECK_EQUAL(vhu_net_port_add(bench.net, &port, &added), 0);
         CHECK_EQUAL(added, number);
     }
-    CHECK_EQUAL(vhu_worker_create(config, &bench.worker), 0);
     bench.count = 2 * ports;
     for (int i = 0; i < bench.count; i++)
-        open_line(&bench.lines[i], i, features, NUM, position);
+        open_port_line(&bench.lines[i], i, bench.worker, (uint32_t)i / 2, (uint32_t)i % 2, features,
+                       position);
 }
 
 void close_lines(void)
 {
-    for (int i = 0; i < bench.count; i++) {
-        struct line *line = &bench.lines[i];
-
-        vhu_queue_destroy(line->queue);
-        vhu_driver_destroy(line->driver);
-        close(line->kick);
-        close(line->call);
-        close(line->err);
-    }
+    for (int i = 0; i < bench.count; i++)
+        close_line(&bench.lines[i]);
 }
 
 void close_bench(void)

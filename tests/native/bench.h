@@ -54,6 +54,12 @@ void open_bench_with(struct vhu_io_engine *io, uint32_t poll_us, const struct vh
  * echo, or a switch of several. */
 void open_net_bench(const struct vhu_worker_config *config, int ports, uint64_t features,
                     uint16_t position);
+/* A worker and a switch without ports. */
+void open_switch(const struct vhu_worker_config *config, const struct vhu_net_config *net);
+/* A line for ring `ring` of a port, in place `index` of the guest's memory; not among the bench's lines. */
+void open_port_line(struct line *line, int index, struct vhu_worker *worker, uint32_t port,
+                    uint32_t ring, uint64_t features, uint16_t position);
+void close_line(struct line *line);
 /* The first half of closing: queues and their drivers. */
 void close_lines(void);
 /* Checks that nothing was leaked. */
