@@ -112,6 +112,12 @@ int vhu_net_queue_create(struct vhu_worker *worker, const struct queue_device *d
 /* The queue is about to be freed: its ring may have another. */
 void vhu_net_vacate(struct vhu_queue *queue);
 
+/* net_control.c */
+
+/* A ring of the port's driver starts, the first that receives or the control queue, whichever is sooner: forget what a
+ * former driver had set. With the lock of the first endpoint, so that neither goes on before that is done. */
+void vhu_net_port_begin(struct net_port *port, uint64_t features);
+
 /* net_forward.c, called by the thread that has the frames */
 
 /* Have frames that came in by a port's pair go where they belong: at most BATCH of them, whose header was checked and

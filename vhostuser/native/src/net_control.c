@@ -92,6 +92,12 @@ void vhu_control_reset(struct net_control *control, uint64_t features, uint32_t 
     note_change(control);
 }
 
+void vhu_net_port_begin(struct net_port *port, uint64_t features)
+{
+    if (__atomic_exchange_n(&port->reset, false, __ATOMIC_RELAXED))
+        vhu_control_reset(&port->control, features, port->pairs, (const uint8_t *)&port->mac);
+}
+
 /* ---- Commands ---------------------------------------------------------------------------------- */
 
 static bool set_mode(struct request *request)
@@ -324,24 +330,21 @@ static bool awaits_kick(const struct vhu_queue *queue)
     return true;
 }
 
-/* Whichever ring starts first, this one or the first that receives, forgets what another driver had set: under a
- * lock, so that the other does not go on before that is done. */
-static void attend(struct vhu_queue *queue)
+static void changed(struct vhu_queue *queue)
 {
-    struct net_port *port = queue->port;
-
-    endpoint_lock(port, 0);
-    if (queue_is_served(queue) && __atomic_exchange_n(&port->reset, false, __ATOMIC_RELAXED))
-        vhu_control_reset(&port->control, queue->current.config.features, port->pairs,
-                          (const uint8_t *)&port->mac);
-    endpoint_unlock(port, 0);
+    if (!queue_is_active(queue))
+        return;
+    endpoint_lock(queue->port, 0);
+    vhu_net_port_begin(queue->port, queue->current.config.features);
+    endpoint_unlock(queue->port, 0);
 }
 
 const struct queue_device vhu_net_control_device = {
     .serve = serve,
     .awaits_kick = awaits_kick,
     .kicked = vhu_queue_drain_kick,
-    .attend = attend,
+    .attend = vhu_queue_ignore,
+    .changed = changed,
     .joined = vhu_queue_ignore,
     .leaving = vhu_queue_ignore,
     .released = vhu_net_vacate,

@@ -35,7 +35,8 @@ static bool deliver(struct net_port *to, uint32_t pair, struct net_frame *const 
 
     endpoint_lock(to, pair);
     struct vhu_queue *queue = endpoint->queue;
-    bool there = queue && queue_is_served(queue);
+    bool in_use = pair < load_relaxed(&to->control.pairs); /* the driver may have just given it up */
+    bool there = queue && in_use && queue_is_served(queue);
     if (there && queue->device->ringless)
         vhu_tap_receive(to, pair, frames, count);
     else if (there)
@@ -52,7 +53,7 @@ static uint32_t steer(const struct net_port *to, struct net_frame *frame)
         frame->flow = vhu_flow_hash(frame);
     uint32_t learned = load_relaxed(&to->steering[frame->flow % STEERING]);
     uint32_t pairs = load_relaxed(&to->control.pairs);
-    uint32_t pair = learned ? learned - 1 : frame->flow % (pairs ? pairs : 1);
+    uint32_t pair = learned && learned <= pairs ? learned - 1 : frame->flow % pairs;
 
     return pair < to->pairs && load_relaxed(&to->receiver[pair].ready) ? pair : 0;
 }

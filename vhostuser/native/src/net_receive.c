@@ -327,18 +327,13 @@ static bool awaits_no_kick(const struct vhu_queue *queue)
     return false;
 }
 
-/* Its own worker carried out what was wanted, or a sender found the ring broken. */
-static void attend(struct vhu_queue *queue)
+static void changed(struct vhu_queue *queue)
 {
-    struct net_port *port = queue->port;
+    bool ready = queue_is_active(queue);
 
-    queue_lock(queue);
-    bool ready = queue_is_served(queue);
-    store_relaxed(&port->receiver[queue->pair].ready, ready);
-    if (ready && queue->pair == 0 && __atomic_exchange_n(&port->reset, false, __ATOMIC_RELAXED))
-        vhu_control_reset(&port->control, queue->current.config.features, port->pairs,
-                          (const uint8_t *)&port->mac);
-    queue_unlock(queue);
+    store_relaxed(&queue->port->receiver[queue->pair].ready, ready);
+    if (ready && queue->pair == 0)
+        vhu_net_port_begin(queue->port, queue->current.config.features);
 }
 
 static void joined(struct vhu_queue *queue)
@@ -364,7 +359,8 @@ const struct queue_device vhu_net_receive_device = {
     .serve = serve_nothing,
     .awaits_kick = awaits_no_kick,
     .kicked = vhu_queue_drain_kick,
-    .attend = attend,
+    .attend = vhu_queue_ignore,
+    .changed = changed,
     .joined = joined,
     .leaving = leaving,
     .released = vhu_net_vacate,
@@ -404,7 +400,8 @@ const struct queue_device vhu_net_fill_device = {
     .serve = fill_buffers,
     .awaits_kick = awaits_kick,
     .kicked = vhu_queue_drain_kick,
-    .attend = attend,
+    .attend = vhu_queue_ignore,
+    .changed = changed,
     .joined = joined,
     .leaving = leaving,
     .released = vhu_net_vacate,

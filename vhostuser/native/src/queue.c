@@ -119,6 +119,8 @@ void vhu_queue_status(struct vhu_queue *queue, struct vhu_queue_status *ret)
 
 static void publish_status(struct vhu_queue *queue)
 {
+    if (queue->device->changed)
+        queue->device->changed(queue);
     pthread_mutex_lock(&queue->worker->lock);
     queue->status = queue->actual;
     pthread_mutex_unlock(&queue->worker->lock);

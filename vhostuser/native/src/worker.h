@@ -96,6 +96,9 @@ struct queue_device {
     void (*kicked)(struct vhu_queue *queue, uint32_t events);
     /* The thread was told to look at what other threads want; the queue's own mail was carried out. */
     void (*attend)(struct vhu_queue *queue);
+    /* Or NULL. The queue's state has changed, which is published next: whoever learns of it finds this done. The ring
+     * is nobody else's meanwhile. */
+    void (*changed)(struct vhu_queue *queue);
     /* Whether more chains could be served now, so that a kick would be of use. */
     bool (*awaits_kick)(const struct vhu_queue *queue);
     /* The thread has got to know the queue, or is about to forget it. */
