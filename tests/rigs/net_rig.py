@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.vhost_user import ProtocolFeatures
-from protocol.virtio import NetFeatures, VirtioFeatures
+from protocol.virtio import NET_CONFIG_SIZE, NetConfig, NetFeatures, VirtioFeatures
 from vhostuser.devices import NetDevice, NetOptions
 from vhostuser.frontend import (
     NET_DRIVER_FEATURES,
@@ -24,11 +24,15 @@ from vhostuser.frontend import (
     NetDriver,
     Order,
 )
+from vhostuser.frontend.serving import accept_config_change
+from vhostuser.stream import connect_unix
 from vhostuser.testing import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from protocol.vhost_user import Request
+    from protocol.virtio import NetCommand
     from vhostuser.devices import NetCounters, NetSwitch
 
 SPLIT = TRANSPORT_FEATURES
@@ -60,6 +64,7 @@ class Station:
         memory: of the guest.
         driver: sends and receives.
         control: gives commands, where CTRL_VQ was negotiated.
+        news: one entry for each time that the front-end was told of a changed configuration.
     """
 
     device: NetDevice
@@ -67,6 +72,7 @@ class Station:
     memory: GuestMemory
     driver: NetDriver
     control: NetControl | None
+    news: trio.MemoryReceiveChannel[None]
 
     @property
     def mac(self) -> bytes:
@@ -74,6 +80,14 @@ class Station:
 
     def counters(self, ring: int) -> NetCounters:
         return self.device.port.counters()[ring]
+
+    async def config(self) -> NetConfig:
+        """What the driver reads."""
+        return NetConfig.parse(await self.client.get_config(0, NET_CONFIG_SIZE))
+
+    async def command(self, command: NetCommand, data: bytes = b"") -> None:
+        assert self.control is not None
+        await self.control.command(command, data)
 
     async def send(self, to: bytes, number: int = 0, size: int = 60) -> bytes:
         """Send a frame; return it."""
@@ -91,7 +105,10 @@ class Station:
 
 @contextlib.asynccontextmanager
 async def served(
-    switch: NetSwitch, options: NetOptions | None = None, order: Order = QEMU
+    switch: NetSwitch,
+    options: NetOptions | None = None,
+    order: Order = QEMU,
+    accept: Callable[[Request], bool] | None = None,
 ) -> AsyncIterator[tuple[NetDevice, FrontendClient]]:
     """Have a device at a switch, and a front-end that has connected to it and said nothing yet."""
     with (
@@ -104,7 +121,9 @@ async def served(
             NetDevice.open(switch, options) as device,
             serving(path, device) as server,
         ):
-            async with FrontendClient.connect(path, memory, order=order) as client:
+            sock = await connect_unix(path)
+            told = accept_config_change if accept is None else accept
+            async with FrontendClient.over(sock, memory, order=order, accept=told) as client:
                 yield device, client
             while server.connection is not None:  # the session of a front-end that just left
                 await trio.lowlevel.checkpoint()
@@ -128,7 +147,13 @@ async def station(
         buffers: receive buffers of each pair.
         order: whose habits the front-end has.
     """
-    async with served(switch, options, order) as (device, client):
+    tell, news = trio.open_memory_channel[None](100)
+
+    def take_news(request: Request) -> bool:
+        tell.send_nowait(None)
+        return accept_config_change(request)
+
+    async with served(switch, options, order, take_news) as (device, client), tell, news:
         await client.negotiate(features=features, protocol_features=NET_PROTOCOL_FEATURES, queues=2)
         pairs = client.queue_num if NetFeatures.MQ in NetFeatures(int(client.features)) else 1
         rings = 2 * pairs + (1 if NetFeatures.CTRL_VQ in NetFeatures(int(client.features)) else 0)
@@ -137,7 +162,7 @@ async def station(
         both = zip(queues[: 2 * pairs : 2], queues[1 : 2 * pairs : 2], strict=True)
         driver = NetDriver(tuple(both), buffers=buffers)
         control = NetControl(queues[-1]) if rings % 2 else None
-        yield Station(device, client, client.memory, driver, control)
+        yield Station(device, client, client.memory, driver, control, news)
 
 
 async def exchange(one: Station, other: Station, sizes: Sequence[int] = (60,)) -> None:
