@@ -12,6 +12,7 @@ import stat
 import pytest
 import trio
 import trio.testing
+from control_rig import controlling
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,27 +22,6 @@ from vhostuser.monitor import DISK_COMMANDS, Monitor
 from vhostuser.monitor.qmp import LONGEST_COMMAND, CommandError, Splitter, parse
 from vhostuser.testing import FakeDevice, RawFrontend
 from vhostuser.virtqueue import Fault
-
-
-class Client:
-    def __init__(self, stream):
-        self.stream = stream
-        self.buffer = b""
-
-    async def read(self):
-        while b"\n" not in self.buffer:
-            more = await self.stream.receive_some()
-            if not more:
-                return None
-            self.buffer += more
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        return json.loads(line)
-
-    async def execute(self, name, **members):
-        await self.stream.send_all(json.dumps({"execute": name, **members}).encode())
-        while "event" in (answer := await self.read()):
-            pass
-        return answer
 
 
 @contextlib.asynccontextmanager
@@ -73,14 +53,8 @@ async def monitored(tmp_path):
                 nursery.cancel_scope.cancel()
 
 
-@contextlib.asynccontextmanager
-async def connected(folder, *, negotiate=True):
-    async with await trio.open_unix_socket(os.fspath(folder / "control")) as stream:
-        client = Client(stream)
-        assert "QMP" in await client.read()
-        if negotiate:
-            assert await client.execute("qmp_capabilities") == {"return": {}}
-        yield client
+def connected(folder, *, negotiate=True):
+    return controlling(folder / "control", negotiate=negotiate)
 
 
 JSON = st.recursive(
