@@ -84,11 +84,11 @@ check: build
 BENCHMARKS = @PYTHONPATH=tests/bench:tests/parts $(BIN)/python -m bench
 
 bench: build
-	@$(PARTS) get libblkio qemu-storage-daemon fio
+	@$(PARTS) get libblkio qemu-storage-daemon fio dpdk
 	$(BENCHMARKS) run $(if $(BENCH),--only $(BENCH)) $(if $(BENCH_QUICK),--quick) $(BENCH_ARGS)
 
 bench-profile: build
-	@$(PARTS) get libblkio qemu-storage-daemon fio
+	@$(PARTS) get libblkio qemu-storage-daemon fio dpdk
 	$(BENCHMARKS) profile $(ROW) $(BENCH_ARGS)
 
 WHEELS = PYTHONPATH=tests/wheel

@@ -8,10 +8,7 @@ scheduler: a process none of whose threads ran used no processor and made no sys
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .control import query_rings
+from .conversation import Conversation
 from .driving import driving_command
 from .errors import RunFailedError
 from .model import Run, run_state
@@ -28,6 +26,7 @@ from .serve import DISK_BYTES, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from .model import Bench
     from .row import Contestant
@@ -148,38 +147,9 @@ def _chain(bench: Bench, contestant: Contestant) -> Iterator[_Chain]:
         yield _Chain(socket=disk, device=simulated, back_end=served)
 
 
-class _Driver:
-    """The driver's process, which says a line when it has got somewhere."""
-
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self._process = process
-        self._log = log
-
-    def hear(self) -> dict[str, float]:
-        """Wait for what it says next."""
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], _PATIENCE_SECONDS)
-        line = self._process.stdout.readline() if ready else ""
-        if not line:
-            raise RunFailedError(f"the driver failed: {self._log.read_text()[-800:]}")
-        said: dict[str, float] = json.loads(line)
-        return said
-
-    def go_on(self) -> None:
-        """Let it go on."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def leave(self) -> None:
-        """Let it leave, and see that it can."""
-        self.go_on()
-        if self._process.wait(_PATIENCE_SECONDS):
-            raise RunFailedError(f"the driver failed: {self._log.read_text()[-800:]}")
-
-
-@contextlib.contextmanager
-def _driver(bench: Bench, contestant: Contestant, socket: Path) -> Iterator[_Driver]:
+def _driver(
+    bench: Bench, contestant: Contestant, socket: Path
+) -> AbstractContextManager[Conversation]:
     load, place = contestant.load, bench.place
     command = [
         *(["chrt", "-f", "1"] if place.fifo else []),
@@ -190,23 +160,12 @@ def _driver(bench: Bench, contestant: Contestant, socket: Path) -> Iterator[_Dri
         *([] if load.poll else ["--sleep"]),
     ]
     paths = os.pathsep.join([str(ROOT / "tests" / "bench"), str(ROOT / "tests" / "parts")])
-    log = socket.with_name("driver.log")
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            cwd=bench.ours.folder,
-            env=os.environ | {"PYTHONPATH": paths},
-        ) as process,
-    ):
-        try:
-            yield _Driver(process, log)
-        finally:
-            process.kill()
+    return Conversation.with_program(
+        command,
+        log=socket.with_name("driver.log"),
+        folder=bench.ours.folder,
+        environment={"PYTHONPATH": paths},
+    )
 
 
 def drive_once(bench: Bench, contestant: Contestant, *, settle: float = 0.0) -> Driven:

@@ -14,6 +14,7 @@ from .errors import RunFailedError
 from .gate import state_of
 from .hand_over import measure_hand_over
 from .model import Run, load_figures, run_state
+from .net_measure import measure_net
 from .round_trip import measure_round_trip
 from .row import Backend, Client, Store
 from .serve import DISK_BYTES, serving
@@ -76,6 +77,8 @@ def measure(bench: Bench, contestant: Contestant) -> Run:
     if contestant.backend in {Backend.ECHO, Backend.DEVICE}:
         return measure_round_trip(bench, contestant)
     load = contestant.load
+    if load.net is not None:
+        return measure_net(bench, contestant)
     with serving(contestant, bench.programs, bench.ours, bench.place) as served:
         before = bench.gate.before()
         if bench.place.fifo:

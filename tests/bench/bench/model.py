@@ -55,6 +55,8 @@ class Run:
 
     def value(self, metric: Metric) -> float:
         """Return one figure."""
+        if metric is Metric.BUSY:
+            return self.counters[metric.value]
         return self.rate if metric is Metric.RATE else self.p50_us
 
 

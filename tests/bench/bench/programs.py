@@ -17,11 +17,13 @@ __all__ = ["PARTS", "ROOT", "Programs", "build", "version_of"]
 ROOT = Path(__file__).resolve().parents[3]
 """The project's root."""
 
-PARTS = ("libblkio", "qemu-storage-daemon", "fio")
+PARTS = ("libblkio", "qemu-storage-daemon", "fio", "dpdk")
 """What `make bench` fetches."""
 
 _SOURCES = Path(__file__).resolve().parents[1] / "src"
 _OUT = ROOT / "build" / "bench"
+_BACK_END = ("back_end.c", "back_end_rings.c", "wire.c", "load.c")
+_FRONT_END = ("front_end.c", "wire.c", "load.c")
 _FLAGS = ("-std=gnu17", "-O2", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
@@ -39,6 +41,10 @@ class Programs:
     echo_load: Path
     peer: Path
     fio: Path
+    testpmd: Path
+    net_load: Path
+    net_ring_load: Path
+    ideal_net: Path
 
 
 def _part(name: str) -> Path:
@@ -48,18 +54,20 @@ def _part(name: str) -> Path:
     return part.folder
 
 
-def _compile(name: str, sources: tuple[str, ...], *options: str) -> Path:
+def _compile(
+    name: str, sources: tuple[str, ...], *options: str, compiler: Path | None = None
+) -> Path:
     """Compile one program unless it is newer than all that it is made of."""
     program = _OUT / name
     libraries = [Path(option) for option in options if option.endswith(".a")]
     inputs = [*_SOURCES.iterdir(), *libraries]
     if program.exists() and program.stat().st_mtime > max(p.stat().st_mtime for p in inputs):
         return program
-    compiler = shutil.which("gcc")
-    if compiler is None:
+    found = compiler or shutil.which("gcc")
+    if found is None:
         raise BenchError("gcc is not on this machine; `make build` installs it")
     files = [str(_SOURCES / source) for source in sources]
-    subprocess.run([compiler, *_FLAGS, "-o", str(program), *files, *options], check=True)
+    subprocess.run([found, *_FLAGS, "-o", str(program), *files, *options], check=True)
     return program
 
 
@@ -83,6 +91,7 @@ def build() -> Programs:
     """
     _OUT.mkdir(parents=True, exist_ok=True)
     libblkio = _part("libblkio")
+    dpdk = _part("dpdk")
     library = _engine_library()
     native = ROOT / "vhostuser" / "native"
     return Programs(
@@ -97,11 +106,18 @@ def build() -> Programs:
         ),
         ring_load=_compile(
             "ring_load",
-            ("ring_load.c", "wire.c", "load.c"),
+            ("ring_load.c", *_FRONT_END),
             f"-I{native}/include",
             str(library),
         ),
-        ideal=_compile("ideal", ("ideal.c", "wire.c", "load.c")),
+        net_ring_load=_compile(
+            "net_ring_load",
+            ("net_ring_load.c", "net_port.c", "frames.c", *_FRONT_END),
+            f"-I{native}/include",
+            str(library),
+        ),
+        ideal=_compile("ideal", ("ideal.c", *_BACK_END)),
+        ideal_net=_compile("ideal_net", ("ideal_net.c", *_BACK_END)),
         echo=_compile("echo", ("echo.c", "load.c")),
         echo_load=_compile("echo_load", ("echo_load.c", "load.c")),
         relay_load=_compile(
@@ -117,6 +133,10 @@ def build() -> Programs:
         ),
         peer=_part("qemu-storage-daemon") / "qemu-storage-daemon",
         fio=_part("fio") / "fio",
+        testpmd=dpdk / "dpdk-testpmd",
+        net_load=_compile(
+            "net_load", ("net_load.c", "frames.c", "load.c"), compiler=dpdk / "dpdk-cc"
+        ),
     )
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .net_row import NetLoad
 
 __all__ = ["Backend", "Bar", "Client", "Contestant", "Load", "Metric", "Row", "Store"]
 
@@ -29,6 +33,7 @@ class Backend(enum.Enum):
     STRAIGHT = "the simulated device, without a back-end"
     DEVICE = "registers of the simulated device"
     ECHO = "echo in C"
+    DPDK = "DPDK's testpmd with net_vhost"
 
 
 class Client(enum.Enum):
@@ -39,13 +44,16 @@ class Client(enum.Enum):
     C = "echo_load"
     BLOCKING = "blocking"
     TRIO = "trio"
+    VIRTIO_USER = "net_load"
+    NET_RING = "net_ring_load"
 
 
 class Metric(enum.Enum):
-    """Which figure of a run; the value is its name in the JSON of the load generators."""
+    """Which figure of a run; the value is its name in what load generators or back-ends say."""
 
     RATE = "rate"
     P50 = "p50_us"
+    BUSY = "busy ns"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +75,7 @@ class Load:
         seconds: measuring time of a run.
         least: requests of a run, however long they take; of hand-overs only.
         together: whether both ends have the back-end's processor; of round trips only.
+        net: what a client for networks does, who has frames instead of a disk's requests.
     """
 
     store: Store = Store.NULL
@@ -82,6 +91,7 @@ class Load:
     seconds: float = 0.5
     least: int = 0
     together: bool = False
+    net: NetLoad | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .accelerated_rows import ACCELERATED_ROWS
+from .net_rows import NET_ROWS
 from .row import Backend, Bar, Client, Contestant, Load, Metric, Row, Store
 
 __all__ = ["ROWS"]
@@ -209,5 +210,6 @@ ROWS: tuple[Row, ...] = (
     *_ring_rows(),
     _disk_row(),
     *ACCELERATED_ROWS,
+    *NET_ROWS,
 )
 """All rows, in the order in which they are measured and published."""

@@ -84,12 +84,14 @@ class Served:
         pid: its process.
         sockets: where its disks are.
         control: its control socket, where it has one.
+        finished: whether it was told to end.
     """
 
     process: subprocess.Popen[bytes]
     sockets: tuple[Path, ...]
     log: Path
     control: Path | None = None
+    finished: bool = False
 
     @property
     def pid(self) -> int:
@@ -115,6 +117,22 @@ class Served:
         """Let all its threads run before everything else on the machine (SCHED_FIFO)."""
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             os.sched_setscheduler(int(task.name), os.SCHED_FIFO, os.sched_param(1))
+
+    def finish(self, words: str) -> str:
+        """Say the words that make it end; return all that it has said itself.
+
+        Raises:
+            RunFailedError: it does not end.
+        """
+        assert self.process.stdin is not None
+        self.finished = True
+        try:
+            self.process.stdin.write(words.encode())
+            self.process.stdin.flush()
+            self.process.wait(_END_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RunFailedError(f"the back-end does not end: {self.complaint()}") from error
+        return self.log.read_text(errors="replace")
 
     def complaint(self) -> str:
         """Return the end of what it has said."""
@@ -195,6 +213,7 @@ def running(
     *,
     control: Path | None = None,
     folder: Path | None = None,
+    words: str = "",
 ) -> Iterator[Served]:
     """Run a program that serves sockets for the length of the block.
 
@@ -203,6 +222,7 @@ def running(
         sockets: where it will listen; its log is put beside the first.
         control: its control socket, where it has one.
         folder: where to start it.
+        words: what it hears on its standard input at once; more may be said later.
 
     Raises:
         RunFailedError: it did not begin to listen, or ended with a complaint.
@@ -210,16 +230,26 @@ def running(
     path = sockets[0].with_suffix(".log")
     with path.open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command,
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
         )
     served = Served(process=process, sockets=sockets, log=path, control=control)
+    assert process.stdin is not None
     try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and its log says why
+            process.stdin.write(words.encode())
+            process.stdin.flush()
         _wait_until_served(served)
         yield served
-        if process.poll() is not None:
+        if process.poll() is not None and not served.finished:
             raise RunFailedError(f"the back-end ended by itself: {served.complaint()}")
     finally:
         _end(served)
+        with contextlib.suppress(OSError):  # what it has not read
+            process.stdin.close()
 
 
 @contextlib.contextmanager

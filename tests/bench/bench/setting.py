@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from parts.huge_pages import huge_pages
 
 from .errors import BenchError
 from .gate import Gate
 from .images import make_image, read_through
 from .model import Bench
+from .net_serve import MEMORY_MIB, needs_dpdk
 from .row import Store
 from .rows import ROWS
 from .serve import Ours, Place
@@ -66,10 +69,16 @@ def set_up(
         fifo: whether both sides run before all else.
 
     Raises:
-        BenchError: `disk` lies in memory, or there is one processor only.
+        BenchError: `disk` lies in memory, there is one processor only, or who takes part cannot
+            run before all else.
+        UnobtainableError: there are no huge pages to be had, and DPDK takes part.
     """
     stores = {each.load.store for row in rows for each in row.contestants}
+    by_dpdk = any(needs_dpdk(each) for row in rows for each in row.contestants)
+    if by_dpdk and fifo:
+        raise BenchError("DPDK hangs where it runs before all else: leave --fifo out")
     with (
+        huge_pages(MEMORY_MIB) if by_dpdk else nullcontext(),
         tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as shm,
         tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as folder,
     ):

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ADDRESS_BYTES = 6, ETHERNET_BYTES = 14, MOST_PORTS = 64 };
+enum { ADDRESS_BYTES = 6, ETHERNET_BYTES = 14, IP_BYTES = 20, TCP_BYTES = 20 };
 
 enum traffic {
     SINK,       /* send on every port; nothing comes back */
@@ -36,5 +36,7 @@ static inline bool traffic_receives(enum traffic traffic, int port)
 void frame_write(uint8_t *frame, uint32_t bytes, int port);
 /* The same to everybody. */
 void frame_write_broadcast(uint8_t *frame, uint32_t bytes, int port);
+/* A frame of IPv4 and UDP, or of TCP that is to be cut into segments: flows are told apart by their number. */
+void frame_write_flow(uint8_t *frame, uint32_t bytes, int port, uint16_t flow, bool tcp);
 
 #endif
