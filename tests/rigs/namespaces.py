@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import socket
+import struct
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ __all__ = ["Namespace", "namespace"]
 _T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000
 _SECONDS = 30
+_SIOCETHTOOL = 0x8946
+_SET_OFFLOADS = {"checksum": 0x17, "scatter": 0x19, "tso": 0x1F, "gso": 0x24}
+"""Commands of ethtool, in the order in which one allows the next."""
 _HOLD = ["unshare", "--net", "--", "sh", "-c", "echo ready; exec cat"]
 
 
@@ -73,6 +78,15 @@ class Namespace:
         flag = " nodad" if ":" in address else ""
         self.ip(f"addr add {address} dev {name}{flag}")
         self.ip(f"link set dev {name} up")
+
+    def set_offloads(self, name: str, *, on: bool) -> None:
+        """Let the kernel leave checksums and segments to an interface, or not (`ethtool -K`)."""
+        order = list(_SET_OFFLOADS.values())
+        with self.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            for command in order if on else reversed(order):
+                value = ctypes.create_string_buffer(struct.pack("=II", command, on))
+                request = struct.pack("=16sQ16x", name.encode(), ctypes.addressof(value))
+                fcntl.ioctl(asking.fileno(), _SIOCETHTOOL, request)
 
     def socket(self, *arguments: Any) -> socket.socket:
         """Make a socket in it, to be used from anywhere. Arguments as of `socket.socket`."""
