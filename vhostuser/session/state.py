@@ -16,6 +16,8 @@ from protocol.virtio import VirtioFeatures
 from vhostuser.virtqueue import RingState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from protocol.vhost_user import MemRegion, SetVringAddr
 
 _NO_VIRTIO = VirtioFeatures(0)
@@ -56,6 +58,7 @@ class SessionState:
         needs_reset: whether what served the rings is gone.
         vrings: one for each ring of the device.
         regions: the memory table as the front-end described it.
+        repeated: how often more than once a region of it was added.
         backend_channel: whether the front-end gave a socket for requests of ours.
     """
 
@@ -65,6 +68,7 @@ class SessionState:
     status: int = 0
     needs_reset: bool = False
     regions: tuple[MemRegion, ...] = field(default=())
+    repeated: Mapping[MemRegion, int] = field(default_factory=dict)
     backend_channel: bool = False
 
     @property

@@ -6,23 +6,27 @@ import pytest
 
 from protocol.vhost_user import (
     U64,
+    AddMemReg,
     Connection,
     GetQueueNum,
     Limits,
     LocalProtocolError,
+    MemRegion,
     NetSetMtu,
     ProtocolFeatures,
+    RemMemReg,
     RemoteProtocolError,
     Request,
     Role,
     SendRarp,
     SetFeatures,
+    SetMemTable,
     SetProtocolFeatures,
 )
 from vhostuser.devices import NetOptions
 from vhostuser.devices.net_profile import net_profile
-from vhostuser.session import Announce, Session
-from vhostuser.testing import deliver
+from vhostuser.session import Announce, RemoveRegion, Session
+from vhostuser.testing import CountingFd, deliver
 
 MAC = b"\x52\x54\0\x12\x34\x56"
 NONE = ProtocolFeatures(0)
@@ -40,7 +44,8 @@ class Talk:
         self.settle(SetFeatures(features=PROFILE.features))
 
     def plan(self, message, *, need_reply=False):
-        outgoing = self.front_end.request(message, need_reply=need_reply)
+        fds = [CountingFd()] if isinstance(message, AddMemReg | SetMemTable) else []
+        outgoing = self.front_end.request(message, fds=fds, need_reply=need_reply)
         request = deliver(outgoing, self.session.connection)
         assert isinstance(request, Request)
         return request, self.session.begin(request)
@@ -91,3 +96,52 @@ def test_each_is_unlocked_by_its_feature(message, feature):
     talk = Talk(leave_out=feature)
     with pytest.raises(LocalProtocolError, match=f"negotiate {feature.name}"):
         talk.plan(message)
+
+
+def _region(**changed):
+    return MemRegion(**{"gpa": 0, "size": 1 << 20, "uva": 1 << 30, "offset": 0} | changed)
+
+
+def test_a_region_may_be_added_once_for_each_pair_and_is_there_until_all_removed_it():
+    talk = Talk()
+    steps = []
+    for _ in range(4):
+        request, plan = talk.plan(AddMemReg(region=_region()), need_reply=True)
+        steps.append(plan.steps)
+        talk.session.finish(request, plan, [None] * len(plan.steps))
+    assert [len(each) for each in steps] == [1, 0, 0, 0]
+    assert talk.session.state.regions == (_region(),)
+
+    removals = []
+    for _ in range(4):
+        request, plan = talk.plan(RemMemReg(region=_region()))
+        removals.append(plan.steps)
+        talk.session.finish(request, plan, [None] * len(plan.steps))
+    assert removals == [(), (), (), (RemoveRegion(_region()),)]
+    assert talk.session.state.regions == ()
+    with pytest.raises(RemoteProtocolError, match="no region"):
+        talk.plan(RemMemReg(region=_region()))
+
+
+def test_it_may_not_be_added_more_often():
+    talk = Talk()
+    for _ in range(4):
+        talk.settle(AddMemReg(region=_region()))
+    with pytest.raises(RemoteProtocolError, match="a range that no other region holds"):
+        talk.plan(AddMemReg(region=_region()))
+
+
+@pytest.mark.parametrize("changed", [{"offset": 4096}, {"size": 4096}, {"uva": 1 << 31}])
+def test_one_that_differs_is_not_the_same_region(changed):
+    talk = Talk()
+    talk.settle(AddMemReg(region=_region()))
+    with pytest.raises(RemoteProtocolError, match="a range that no other region holds"):
+        talk.plan(AddMemReg(region=_region(**changed)))
+
+
+def test_a_new_table_forgets_what_was_added_again():
+    talk = Talk()
+    for _ in range(3):
+        talk.settle(AddMemReg(region=_region()))
+    talk.settle(SetMemTable(regions=(_region(),)))
+    assert not talk.session.state.repeated

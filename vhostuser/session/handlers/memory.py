@@ -57,11 +57,17 @@ def set_mem_table(
     for number, region in enumerate(request.regions):
         _require_mappable(region, request.regions[:number])
     step = ReplaceMemory(tuple(zip(request.regions, fds, strict=True)))
-    return settled(replace(state, regions=request.regions), step)
+    return settled(replace(state, regions=request.regions, repeated={}), step)
 
 
-def add_mem_reg(_profile: DeviceProfile, state: SessionState, request: AddMemReg, fds: Fds) -> Plan:
-    """Add one region."""
+def add_mem_reg(profile: DeviceProfile, state: SessionState, request: AddMemReg, fds: Fds) -> Plan:
+    """Add one region.
+
+    QEMU 7.2 has a vhost device for each pair of a network device's queues, and each of them adds
+    and removes every region.
+    """
+    if request.region in state.regions and _times(state, request.region) < _adders(profile):
+        return settled(_repeated(state, request.region, 1))
     if len(state.regions) >= MAX_SLOTS:
         raise Refusal("region", len(state.regions) + 1, f"at most {MAX_SLOTS} fit")
     _require_mappable(request.region, state.regions)
@@ -73,6 +79,9 @@ def rem_mem_reg(
     _profile: DeviceProfile, state: SessionState, request: RemMemReg, _fds: Fds
 ) -> Plan:
     """Remove the region with this gpa, uva and size. An fd may come with it; it is closed."""
+    for region in state.repeated:
+        if same_region(region, request.region):
+            return settled(_repeated(state, region, -1))
     kept = tuple(region for region in state.regions if not same_region(region, request.region))
     if len(kept) == len(state.regions):
         raise Refusal(
@@ -81,3 +90,17 @@ def rem_mem_reg(
             "no region of the table has this guest address, user address and size",
         )
     return settled(replace(state, regions=kept), RemoveRegion(request.region))
+
+
+def _adders(profile: DeviceProfile) -> int:
+    return 1 if profile.queue_num is None else profile.queue_num
+
+
+def _times(state: SessionState, region: MemRegion) -> int:
+    return 1 + state.repeated.get(region, 0)
+
+
+def _repeated(state: SessionState, region: MemRegion, more: int) -> SessionState:
+    times = state.repeated.get(region, 0) + more
+    others = {other: count for other, count in state.repeated.items() if other != region}
+    return replace(state, repeated=others | ({region: times} if times else {}))
