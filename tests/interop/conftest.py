@@ -23,7 +23,7 @@ from parts.require import require
 from vhostuser.testing.guest import GuestFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 _HERE = Path(__file__).parent
 _START_SECONDS = 30
@@ -99,20 +99,23 @@ class Backend:
 class StartBackend(Protocol):
     """Starts a command with further arguments, listening on a socket of its own.
 
-    The control socket is left out for commands that have none.
+    The control socket is left out for commands that have none. Words that come `before` the
+    command say where it runs: in a network namespace.
     """
 
-    def __call__(self, *arguments: object, command: str = "blk") -> Backend: ...
+    def __call__(
+        self, *arguments: object, command: str = "blk", before: Sequence[str] = ()
+    ) -> Backend: ...
 
 
 @pytest.fixture
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartBackend]:
     with contextlib.ExitStack() as stack:
 
-        def start(*arguments: object, command: str = "blk") -> Backend:
+        def start(*arguments: object, command: str = "blk", before: Sequence[str] = ()) -> Backend:
             folder = tmp_path_factory.mktemp("s")  # short: a socket's path holds 107 bytes
             socket, control = folder / "blk", folder / "control"
-            words = [sys.executable, "-X", "dev", "-m", "vhostuser", *command.split()]
+            words = [*before, sys.executable, "-X", "dev", "-m", "vhostuser", *command.split()]
             words += ["--socket-path", str(socket)]
             if not command.startswith("simulate"):
                 words += ["--control", str(control)]

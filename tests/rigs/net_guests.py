@@ -26,6 +26,7 @@ __all__ = ["Card", "NetMachine", "Station", "Talker", "UmlMachine", "guest_files
 
 _SECONDS = 150
 _MEMORY_MIB = 192
+_SMALL = 1000
 _VIRTIO_NET = 1
 _DRIVERS = ("failover", "net_failover", "virtio_net", "llc", "stp", "garp", "mrp", "8021q")
 # With a thread for each processor QEMU 10.0 aborts now and then, see handover_rig.
@@ -237,7 +238,13 @@ class Station:
         return self.guest.run(f"at {self.place} sh -c {shlex.quote(words)}")
 
     def ping(self, address: str, *, count: int = 20, size: int = 1000) -> None:
-        """Have `count` echoes come back, byte by byte as they were sent."""
+        """Have `count` echoes come back, byte by byte as they were sent.
+
+        One comes first: a kernel that does not know its neighbour's address yet drops most of what
+        it wants to send there.
+        """
+        if size > _SMALL:
+            self.ping(address, count=1, size=_SMALL)
         words = f"ping -q -c {count} -i 0.01 -W 5 -s {size} -p a5 {address}"
         printed = self.run(words)
         assert " 0% packet loss" in printed, printed
