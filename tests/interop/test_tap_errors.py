@@ -18,6 +18,10 @@ pytestmark = pytest.mark.interop
 
 _MAKE = r"ip tuntap add dev {} mode tap user {} vnet_hdr{} && ip link set dev {} up"
 _RIGHTS = "run as root, or give the program CAP_NET_ADMIN, or have root make the device: "
+_CHANGE = (
+    "no right to change the interface: run as root, or give the program CAP_NET_ADMIN, or have "
+    "root do it first: "
+)
 _OTHER = "choose a name that is free, or a TAP device's"
 _UNPRIVILEGED = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
 _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
@@ -157,19 +161,13 @@ def test_a_device_in_use_is_left_alone(home, queues):
             ["tuntap add dev ours mode tap user 65534 vnet_hdr"],
             _with_node(_NODE.format("666"), _NOBODY),
             {"name": "ours"},
-            (
-                "no right to change the interface: run as root, or give the program CAP_NET_ADMIN, or "
-                "have root do it first: ip link set dev ours up"
-            ),
+            f"{_CHANGE}ip link set dev ours up",
         ),
         (
             ["tuntap add dev ours mode tap user 65534 vnet_hdr", "link add br0 type bridge"],
             _with_node(_NODE.format("666"), _NOBODY),
             {"name": "ours", "bridge": "br0", "mtu": 1400},
-            (
-                "no right to change the interface: run as root, or give the program CAP_NET_ADMIN, or "
-                "have root do it first: ip link set dev ours mtu 1400"
-            ),
+            f"{_CHANGE}ip link set dev ours mtu 1400",
         ),
     ],
     ids=["new", "no-name", "theirs", "no-node", "no-right-to-node", "down", "mtu"],
