@@ -14,7 +14,7 @@ from vhostuser.cli.collecting import Collected, add_file_arguments, from_file, o
 from vhostuser.cli.command import Command
 from vhostuser.cli.serving import Serving, run_served
 from vhostuser.disks import DiskConfig, DiskSet, check_disks
-from vhostuser.monitor import DISK_COMMANDS
+from vhostuser.monitor.disks import DISK_COMMANDS
 from vhostuser.options import Source, add_arguments, given, read
 from vhostuser.server import systemd_sockets
 from vhostuser.serving import Finding, ProgramConfig, missing_place

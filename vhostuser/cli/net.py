@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vhostuser.cli.collecting import Collected, add_file_arguments, from_file, of_program, report
 from vhostuser.cli.command import Command
 from vhostuser.cli.serving import Serving, run_served
-from vhostuser.monitor import PORT_COMMANDS
+from vhostuser.monitor.ports import PORT_COMMANDS
 from vhostuser.options import Source, add_arguments, given, given_each, read
 from vhostuser.server import systemd_sockets
 from vhostuser.serving import ID, Finding

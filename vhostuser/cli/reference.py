@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from vhostuser.cli.program import make_parser
 from vhostuser.disks import DiskConfig
-from vhostuser.monitor import COMMON, OF_DISKS, OF_PORTS
+from vhostuser.monitor import COMMON
+from vhostuser.monitor.disks import OF_DISKS
+from vhostuser.monitor.ports import OF_PORTS
 from vhostuser.options import Flag, OptionTable, Source, options
 from vhostuser.serving import ProgramConfig
 from vhostuser.switch import PortConfig, SwitchConfig

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from vhostuser.disks import DiskConfig, DiskSet, ServedKind
 from vhostuser.errors import StoreError
-from vhostuser.monitor import DISK_COMMANDS, Monitor
+from vhostuser.monitor import Monitor
+from vhostuser.monitor.disks import DISK_COMMANDS
 from vhostuser.monitor.qmp import LONGEST_COMMAND, CommandError, Splitter, parse
 from vhostuser.testing import FakeDevice, RawFrontend
 from vhostuser.virtqueue import Fault

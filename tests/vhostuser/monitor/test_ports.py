@@ -10,7 +10,8 @@ from control_rig import controlling, guest_at
 from net_rig import BROADCAST, frame
 
 from vhostuser.devices import NET_DROPS
-from vhostuser.monitor import PORT_COMMANDS, Monitor
+from vhostuser.monitor import Monitor
+from vhostuser.monitor.ports import PORT_COMMANDS
 from vhostuser.switch import PortConfig, PortSet, SwitchConfig
 
 MACS = [bytes.fromhex(f"0200000000{number:02x}") for number in range(1, 3)]
