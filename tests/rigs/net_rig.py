@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,18 @@ def frame(destination: bytes, source: bytes, number: int = 0, size: int = 60) ->
     """A frame with a content of its own."""
     payload = bytes((number + i) % 256 for i in range(size - 14))
     return destination + source + _KIND + payload
+
+
+def datagram(destination: bytes, source: bytes, flow: int, *, back: bool = False) -> bytes:
+    """A frame with UDP over IPv4: of a flow there, or of the same flow back."""
+    ports = (1000 + flow, 7)
+    hosts = (b"\xc0\0\2\1", b"\xc0\0\2\2")
+    if back:
+        ports, hosts = ports[::-1], hosts[::-1]
+    payload = flow.to_bytes(18, "big")
+    udp = struct.pack(">HHHH", *ports, 8 + len(payload), 0) + payload
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), flow, 0, 64, 17, 0)
+    return destination + source + b"\x08\0" + ip + b"".join(hosts) + udp
 
 
 @dataclass

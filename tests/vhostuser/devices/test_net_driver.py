@@ -10,13 +10,14 @@ from net_rig import (
     MERGE,
     PAIRS,
     SPLIT,
+    datagram,
     exchange,
     frame,
     served,
     station,
 )
 
-from protocol.vhost_user import NetSetMtu, SendRarp
+from protocol.vhost_user import NetSetMtu, SendRarp, SetVringEnable
 from protocol.virtio import (
     NetCommand,
     NetFeatures,
@@ -223,6 +224,29 @@ async def test_a_driver_uses_as_many_pairs_as_it_asks_for(switch):
             with pytest.raises(CommandError, match="PAIRS was refused"):
                 await one.command(NetCommand.PAIRS, net_pairs(pairs))
         await exchange(other, one)
+
+
+async def test_a_flow_comes_back_by_the_pair_that_sends_it_as_long_as_that_is_enabled(switch):
+    # As with QEMU, which keeps the control queue: pairs in use are those whose rings are enabled.
+    features = SPLIT | PAIRS
+    async with (
+        station(switch, features, options=NetOptions(queue_pairs=3)) as one,
+        station(switch) as other,
+    ):
+        await exchange(one, other)
+        for flow in range(6):
+            await one.driver.send(datagram(other.mac, one.mac, flow), pair=flow % 3)
+            await other.received()
+            answer = datagram(one.mac, other.mac, flow, back=True)
+            await other.driver.send(answer)
+            assert (await one.driver.receive(pair=flow % 3)).data == answer
+        for index in (4, 5):
+            await one.client.request(SetVringEnable(index=index, enable=0))
+        received = one.counters(0).frames + one.counters(2).frames
+        for flow in range(6):
+            await other.driver.send(datagram(one.mac, other.mac, flow, back=True))
+        assert one.counters(4).frames == 2
+        assert one.counters(0).frames + one.counters(2).frames == received + 6
 
 
 async def test_the_state_of_a_port_says_what_its_driver_has_set(switch):
