@@ -9,7 +9,7 @@
 
 static const uint64_t gpas[3] = {LOW, HIGH, FAR};
 /* in the file, HIGH stands before LOW: adjacent for the guest, apart for the host */
-static const uint64_t offsets[3] = {REGION_SIZE * 2, 0, REGION_SIZE * 4};
+static const uint64_t offsets[3] = {REGION_SIZE * 2, 0, FAR_OFFSET};
 
 void guest_create(struct guest *guest)
 {

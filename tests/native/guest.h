@@ -15,6 +15,7 @@ enum {
     HIGH = LOW + REGION_SIZE,
     FAR = 1 << 28,
     UVA_SHIFT = 1 << 30, /* UVA - GPA */
+    FAR_OFFSET = REGION_SIZE * 4, /* of FAR in the file, and so in the shadow */
     DESC_OFFSET = 0,
     DRIVER_OFFSET = 0x80000 - 0x20000,
     DEVICE_OFFSET = DRIVER_OFFSET + 0x14000,

@@ -485,7 +485,7 @@ static void a_broken_control_queue_breaks_alone(void)
 
 static bool flipping;
 
-/* Change the counts of two tables between what is there and what wraps. */
+/* Change the counts of two tables between what is there and what wraps, by another mapping of the memory. */
 static void *flip(void *argument)
 {
     uint32_t *counts[2] = {argument, (uint32_t *)((uint8_t *)argument + 4 + 6)};
@@ -506,7 +506,8 @@ static void counts_may_change_while_they_are_read(void)
     memset(memory(0), 0, 64);
     memcpy(memory(0), rows[6].bytes, 2);
     __atomic_store_n(&flipping, true, __ATOMIC_RELAXED);
-    CHECK_EQUAL(pthread_create(&thread, NULL, flip, memory(2)), 0);
+    uint8_t *shadow = bench.guest.shadow + FAR_OFFSET + (control.buffers - FAR);
+    CHECK_EQUAL(pthread_create(&thread, NULL, flip, shadow + 2), 0);
     for (int i = 0; i < 2000 && !check_failures; i++) {
         int ack = send_in_place(&(struct command){.length = 22});
 
