@@ -14,9 +14,9 @@ from bench.errors import RunFailedError
 from bench.gate import State, state_of
 from bench.judge import chosen_state, figures_of, judge
 from bench.model import Run
-from bench.report import picture, text
+from bench.report import PICTURES, picture, text
 from bench.results import Results
-from bench.row import Bar, Metric
+from bench.row import Backend, Bar, Metric
 from bench.rows import ROWS
 from bench.run import Outcome, Plan, measure_row
 
@@ -45,8 +45,11 @@ def a_run(contestant: str = "ours", rate: float = 1000.0, **others: Any) -> Run:
 
 
 def everyone(row: Row, state: State, count: int, rate: float = 1000.0) -> list[Run]:
+    counters = {Metric.BUSY.value: 30.0} if row.metric is Metric.BUSY else {}
     return [
-        a_run(each.name, rate, state=state.value) for each in row.contestants for _ in range(count)
+        a_run(each.name, rate, state=state.value, counters=counters)
+        for each in row.contestants
+        for _ in range(count)
     ]
 
 
@@ -203,10 +206,12 @@ def test_a_figure_of_which_nothing_was_promised_is_published_without_a_verdict()
 
 def test_checks_stand_in_the_table_of_their_group() -> None:
     page = text(all_results())
-    plane, hand_over = page.index("| control plane |"), page.index("| hand-over |")
+    heads = [page.index(f"| {name} | median") for name in ("control plane", "hand-over", "switch")]
+    assert heads == sorted(heads)
+    groups = list(dict.fromkeys(check.group for check in CHECKS))
     for check in CHECKS:
-        assert (page.index(f"| {check.title} |") > hand_over) is (check.group == "hand-over")
-    assert plane < hand_over
+        above = [head for head in heads if head < page.index(f"| {check.title} |")]
+        assert len(above) == 1 + groups.index(check.group)
 
 
 def test_what_is_counted_is_named_above_its_column() -> None:
@@ -220,8 +225,32 @@ def test_what_is_counted_is_named_above_its_column() -> None:
 
 def test_the_picture_is_xml_with_a_bar_for_each_row_against_the_peer() -> None:
     rows = [row for row in ROWS if {"ours", "peer"} <= {each.name for each in row.contestants}]
-    tree = ET.fromstring(picture(all_results()))  # noqa: S314 - our own text
-    assert len(tree.findall("{http://www.w3.org/2000/svg}rect")) == len(rows)
+    drawn = [picture(all_results(), peer) for peer in PICTURES.values()]
+    trees = [ET.fromstring(each or "") for each in drawn]  # noqa: S314 - our own text
+    rectangles = [tree.findall("{http://www.w3.org/2000/svg}rect") for tree in trees]
+    assert min(map(len, rectangles)) > 0
+    assert sum(map(len, rectangles)) == len(rows)
+
+
+def test_a_peer_that_was_not_measured_has_no_picture() -> None:
+    results = all_results()
+    for row in ROWS:
+        if row.group.startswith("net"):
+            del results.rows[row.name]
+    assert picture(results, Backend.DPDK) is None
+    assert "benchmarks.svg" in text(results)
+    assert "benchmarks-net.svg" not in text(results)
+
+
+def test_what_each_of_many_adds_is_a_difference_in_nanoseconds() -> None:
+    row = next(row for row in ROWS if row.name == "net-idle-ports-split")
+    (bar,) = row.bars
+    p50 = {bar.of: 0.36, **dict.fromkeys(bar.over, 0.23)}
+    runs = [a_run(name, p50_us=us) for name, us in p50.items() for _ in range(3)]
+    verdict = judge(bar, figures_of(row, runs, State.NEAR))
+    assert verdict is not None
+    assert verdict.value == pytest.approx(130 / 62)
+    assert verdict.met is True
 
 
 def test_names_of_rows_and_checks_are_unique() -> None:

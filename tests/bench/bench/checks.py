@@ -7,7 +7,6 @@ front-end is the project's own, which plays QEMU's order of messages as it was r
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import socket
 import subprocess
 import time
@@ -30,6 +29,8 @@ from .errors import RunFailedError
 from .hand_over_checks import HAND_OVER_CHECKS
 from .isolation import ATTACKS, attacked
 from .measure import client_command
+from .net_checks import NET_CHECKS
+from .process import busy_percent, cpu_seconds
 from .row import Backend, Contestant, Load
 from .serve import serving
 
@@ -43,7 +44,6 @@ __all__ = ["CHECKS"]
 _QUEUES = 2
 _MEMORY_BYTES = 256 << 20
 _SETTLE_SECONDS = 0.3
-_IDLE_SECONDS = 1.5
 _IDLE_TIMES = 3
 _PATIENCE_SECONDS = 30.0
 _KIB = 1024
@@ -51,15 +51,6 @@ _KIB = 1024
 
 def _contestant(disks: int = 1) -> Contestant:
     return Contestant(name="ours", backend=Backend.OURS, load=Load(served=disks))
-
-
-def process_cpu_seconds(pid: int) -> float:
-    """Return the CPU time of another process and all its threads, to the nanosecond."""
-    clock = ctypes.c_int()
-    failed = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))
-    if failed:
-        raise RunFailedError(f"process {pid} has no CPU clock (error {failed}): it has ended")
-    return time.clock_gettime(clock.value)
 
 
 def _private_bytes(pid: int) -> int:
@@ -111,9 +102,9 @@ def _connect_to_started(bench: Bench) -> list[float]:
         with _guest_memory() as memory, trio.fail_after(_PATIENCE_SECONDS):
             for _ in range(12):
                 await trio.sleep(_SETTLE_SECONDS)
-                before = process_cpu_seconds(pid)
+                before = cpu_seconds(pid)
                 async with _started(path, memory):
-                    values.append((process_cpu_seconds(pid) - before) * 1000)
+                    values.append((cpu_seconds(pid) - before) * 1000)
 
     ours = bench.with_options("--num-queues", str(_QUEUES))
     with serving(_contestant(), bench.programs, ours, bench.place) as served:
@@ -154,7 +145,7 @@ def _idle_cpu(bench: Bench) -> list[float]:
             if not client.stdout.readline():
                 raise RunFailedError("the client failed")
             time.sleep(_SETTLE_SECONDS)
-            values = [_busy_percent(served.pid) for _ in range(_IDLE_TIMES)]
+            values = [busy_percent(served.pid) for _ in range(_IDLE_TIMES)]
             if client.poll() is not None:
                 raise RunFailedError("the client left")
             return values
@@ -162,12 +153,6 @@ def _idle_cpu(bench: Bench) -> list[float]:
             client.kill()
             client.wait()
             client.stdout.close()
-
-
-def _busy_percent(pid: int) -> float:
-    before, begin = process_cpu_seconds(pid), time.monotonic()
-    time.sleep(_IDLE_SECONDS)
-    return 100 * (process_cpu_seconds(pid) - before) / (time.monotonic() - begin)
 
 
 def _isolation(attack: str) -> Check:
@@ -214,5 +199,6 @@ CHECKS: tuple[Check, ...] = (
     ),
     *map(_isolation, ATTACKS),
     *HAND_OVER_CHECKS,
+    *NET_CHECKS,
 )
 """All checks, in the order in which they are measured and published."""

@@ -119,6 +119,10 @@ def judge(bar: Bar, figures: dict[str, Figures]) -> Verdict | None:
     against = max(bar.over, key=lambda name: figures[name].median(bar.metric))
     theirs = figures[against]
     their_low, their_high = theirs.extremes(bar.metric)
+    if bar.each:
+        ns = 1000 / bar.each
+        value = ns * (ours.median(bar.metric) - theirs.median(bar.metric))
+        return _verdict(bar, value, ns * (low - their_high), ns * (high - their_low), against)
     if bar.cost:  # time for each request: theirs is the larger rate
         value = theirs.median(bar.metric) / ours.median(bar.metric)
         return _verdict(bar, value, their_low / high, their_high / low, against)

@@ -51,6 +51,13 @@ def commit() -> str:
     return done.stdout.strip() or "no commit"
 
 
+def _dpdk_version(programs: Programs) -> str:
+    asked = [str(programs.testpmd), "--version"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    found = re.search(r"RTE Version: .*?(\d+\.\d+\.\d+)", done.stdout + done.stderr)
+    return found[1] if found else "unknown"
+
+
 def versions(programs: Programs) -> dict[str, str]:
     """Return the versions of everything that takes part."""
     libblkio = next(CATALOGUE["libblkio"].folder.glob("root/**/libblkio.so.*.*.*"), None)
@@ -58,6 +65,7 @@ def versions(programs: Programs) -> dict[str, str]:
         "vhostuser": f"{__version__} ({commit()})",
         "qemu-storage-daemon": version_of(programs.peer),
         "libblkio": libblkio.name.split(".so.")[1] if libblkio else "unknown",
+        "DPDK": _dpdk_version(programs),
         "fio": version_of(programs.fio),
         "Python": platform.python_version(),
     }

@@ -19,6 +19,10 @@ def _ours(name: str, net: NetLoad, *, packed: bool = False, poll: bool = True) -
     return Contestant(name=name, backend=Backend.OURS, load=load)
 
 
+def _layout(*, packed: bool) -> str:
+    return "packed" if packed else "split"
+
+
 def _shape_rows() -> list[Row]:
     """A Linux guest's driver chains header and frame, or has indirect descriptors."""
     rows = []
@@ -31,7 +35,7 @@ def _shape_rows() -> list[Row]:
                 title=f"guest to guest, {size} B, other client",
                 contestants=tuple(
                     _ours(
-                        f"{'packed' if packed else 'split'}, {shape.value}",
+                        f"{_layout(packed=packed)}, {shape.value}",
                         replace(net, shape=shape),
                         packed=packed,
                     )
@@ -52,7 +56,7 @@ def _buffers_row() -> Row:
         title=f"guest to guest, {_LARGE} B, into several receive buffers",
         contestants=tuple(
             _ours(
-                f"{'packed' if packed else 'split'}, {count}",
+                f"{_layout(packed=packed)}, {count}",
                 replace(net, buffer=size),
                 packed=packed,
             )
@@ -129,6 +133,28 @@ def _ports_row() -> Row:
     )
 
 
+def _idle_rows() -> list[Row]:
+    """A port that is idle has one ring that is looked at: the one that it sends by."""
+    rows = []
+    for packed in (False, True):
+        net = NetLoad(traffic=Traffic.ROUND_TRIP)
+        names = {count: f"{count} idle ports" if count else "none idle" for count in (0, 14, 62)}
+        rows.append(
+            Row(
+                name=f"net-idle-ports-{_layout(packed=packed)}",
+                group="net-round-trip",
+                title=f"round trip on 2 ports beside idle ones, 64 B, {_layout(packed=packed)}",
+                contestants=tuple(
+                    _ours(name, replace(net, idle=count), packed=packed)
+                    for count, name in names.items()
+                ),
+                bars=(Bar(of=names[62], over=(names[0],), most=2.5, metric=Metric.P50, each=62),),
+                metric=Metric.P50,
+            )
+        )
+    return rows
+
+
 def _paced_rows() -> list[Row]:
     """What adaptive polling costs and saves where frames come at leisure and everybody sleeps."""
     rows = []
@@ -157,6 +183,7 @@ NET_RING_ROWS: tuple[Row, ...] = (
     _large_row(),
     *_queues_rows(),
     _ports_row(),
+    *_idle_rows(),
     *_paced_rows(),
 )
 """In the order in which they are measured and published."""

@@ -5,14 +5,18 @@ It takes `perf` (Debian: linux-perf); virtual machines without a counter are sam
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .conversation import Conversation
 from .errors import BenchError, RunFailedError
 from .measure import client_command
+from .net_measure import net_client_command
+from .net_serve import net_serving
 from .row import Backend
 from .serve import serving
 from .setting import rows_named, say, set_up
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from .model import Bench
     from .programs import Programs
     from .row import Contestant
+    from .serve import Served
 
 __all__ = ["profile"]
 
@@ -45,21 +50,43 @@ def profile(arguments: argparse.Namespace, programs: Programs) -> int:
     return 0
 
 
-def _profile(bench: Bench, contestant: Contestant) -> str:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serving(contestant, bench.programs, bench.ours, bench.place) as served,
-    ):
-        data = Path(folder) / "perf.data"
+def _load_disk(bench: Bench, contestant: Contestant, data: Path) -> str:
+    with serving(contestant, bench.programs, bench.ours, bench.place) as served:
         command = client_command(bench, contestant.load, served)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
-            record = ["perf", "record", "--quiet", "--pid", str(served.pid), "-o", str(data)]
-            record += ["--", "sleep", str(_SECONDS / 2)]
-            subprocess.run(record, check=True, capture_output=True)
+            _record(served, data)
             figures, _ = client.communicate()
         if client.returncode:
             raise RunFailedError(f"the client failed: {figures}")
+    return figures.strip()
+
+
+def _load_switch(bench: Bench, contestant: Contestant, data: Path) -> str:
+    with net_serving(bench, contestant) as served:
+        command = net_client_command(bench, contestant.load, served)
+        log = served.sockets[0].with_name("client.log")
+        with Conversation.with_program(command, log=log) as client:
+            client.hear()
+            client.go_on()
+            _record(served, data)
+            figures = client.hear()
+            client.leave()
+    return json.dumps(figures)
+
+
+def _record(served: Served, data: Path) -> None:
+    """Sample a back-end while it is under load."""
+    record = ["perf", "record", "--quiet", "--pid", str(served.pid), "-o", str(data)]
+    record += ["--", "sleep", str(_SECONDS / 2)]
+    subprocess.run(record, check=True, capture_output=True)
+
+
+def _profile(bench: Bench, contestant: Contestant) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "perf.data"
+        load = _load_disk if contestant.load.net is None else _load_switch
+        figures = load(bench, contestant, data)
         report = ["perf", "report", "--stdio", "-i", str(data), "--sort", "dso,symbol"]
         done = subprocess.run(report, check=True, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
-    return "\n".join([figures.strip(), *lines[:_LINES]])
+    return "\n".join([figures, *lines[:_LINES]])

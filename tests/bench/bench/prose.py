@@ -9,12 +9,11 @@ INTRODUCTION = """\
 
 Written by `make bench` from [benchmarks.json](benchmarks.json), which holds every run; do not edit.
 
-The same load generator ran against this back-end and against its peer, QEMU's storage daemon, in
-turns: ours, peer, ours, peer. Ratios compare medians. Where it took part, an *ideal* back-end shows
-what the load generator can reach at all: it gives every request back as it finds it, without a look
-at what was asked.
-
-![How many times faster than the peer](benchmarks.svg)
+The same load generator ran against this back-end and against its peer, in turns: ours, peer, ours,
+peer. The peer of disks is QEMU's storage daemon, that of the switch DPDK's vhost. Ratios compare
+medians. Where it took part, an *ideal* back-end shows what the load generator can reach at all: it
+gives every request back as it finds it, without a look at what was asked, and every frame's
+descriptors without the frame.
 """
 
 METHOD = """\
@@ -42,6 +41,21 @@ METHOD = """\
   figure.
 - "Cost" compares time per request (one divided by the rate); "worst to best" sets the extremes
   against each other: the slowest run of one against the fastest of the other.
+- Switch: frames of 64 or 1518 bytes by DPDK's virtio_user (mergeable receive buffers, rings of
+  1024, bursts of 32), built before; one client process has both guests, and processor 1 for itself.
+  The peer is testpmd with net_vhost: one thread, on processor 0, that takes frames of one port into
+  buffers of its own and gives them to the next port, or drops them (sink), or makes them (source);
+  it has no table of addresses. Ours is `vhostuser net` with the defaults of all options. What is
+  counted is frames that arrived; of a sink, that were taken. A round trip is one frame at a time.
+- "Busy" time per frame is what the back-end counts itself, in runs of their own, because counting
+  costs some: of DPDK its cycles per packet, of ours the time of passes that had work. Both by the
+  clock, and both divided by the frames that were taken from senders. With both guests on one
+  processor the client is the bottleneck at 64 B; this is what the back-end itself costs.
+- "Other client" has rings of its own (256 descriptors, on the engine's driver side), because
+  virtio_user cannot ask for everything: a header and a frame in a chain or an indirect table, as
+  Linux sends them, small receive buffers, TCP to be segmented, many ports and queue pairs. "Plain"
+  is one descriptor.
+- What an idle port adds is the difference of round trips' medians, divided by the ports.
 - Control plane: the front-end is the project's own and plays QEMU's messages with two queues.
 - Hand-over: the device is a simulated disk (`vhostuser simulate blk`) on the null store, a process
   on processor 0; the back-end is `vhostuser accel`. One driver, a loop in C, takes turns: *passed*,

@@ -24,15 +24,20 @@ if TYPE_CHECKING:
     from .row import Bar, Row
     from .run import Outcome
 
-__all__ = ["ENOUGH", "picture", "text"]
+__all__ = ["ENOUGH", "PICTURES", "picture", "text"]
+
+PICTURES = {"benchmarks.svg": Backend.PEER, "benchmarks-net.svg": Backend.DPDK}
+"""Files, and whom ours is compared with there."""
 
 ENOUGH = 3
 """Runs of each contestant in one state that make figures of it; five are wanted."""
 
 _NOTES = Path(__file__).resolve().parents[1] / "notes.toml"
 
-_GROUPS = {PLANE: "control plane", "hand-over": "hand-over"}
+_GROUPS = {PLANE: "control plane", "hand-over": "hand-over", "switch": "switch"}
 """What the groups of checks are about."""
+
+_KINDS = {Metric.RATE: "", Metric.P50: ", latency", Metric.BUSY: ", processor time"}
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -45,7 +50,9 @@ def _rate(value: float) -> str:
 
 
 def _value(value: float, metric: Metric) -> str:
-    return f"{_rate(value)}/s" if metric is Metric.RATE else f"{value:.2f} µs"
+    if metric is Metric.RATE:
+        return f"{_rate(value)}/s"
+    return f"{value:.2f} µs" if metric is Metric.P50 else f"{value:.1f} ns busy"
 
 
 def _figures(outcome: Outcome) -> tuple[State | None, dict[str, Figures]]:
@@ -79,7 +86,8 @@ def _promise_row(row: Row, figures: dict[str, Figures], verdict: Verdict) -> Seq
     else:
         theirs = _value(figures[verdict.against].median(bar.metric), bar.metric)
         against = f"{verdict.against}: {theirs}"
-        ratio = f"{verdict.value:.2f}{' cost' if bar.cost else ''}"
+        kind = f" ns, each of {bar.each}" if bar.each else " cost" if bar.cost else ""
+        ratio = f"{verdict.value:.2f}{kind}"
         spread = f"{verdict.worst:.2f} to {verdict.best:.2f}"
     who = ours if bar.of == "ours" else f"{bar.of}: {ours}"
     return row.title, who, against, ratio, spread, _limit(bar), _met(met=verdict.met)
@@ -126,7 +134,7 @@ def _missed(results: Results) -> Iterator[str]:
 def _group_tables(results: Results) -> Iterator[str]:
     yield "## All figures\n"
     yield (
-        "Requests per second (smallest to largest), latency, processors kept busy by client and "
+        "Requests or frames per second (smallest to largest), latency, processors kept busy by client and "
         "back-end, and what a thousand requests took: kicks that our back-end received, calls that "
         "it sent, times that a thread of it slept, setting up included; or what the column says.\n"
     )
@@ -142,8 +150,16 @@ def _group_tables(results: Results) -> Iterator[str]:
 def _head(outcomes: Iterable[Outcome]) -> Sequence[str]:
     """Name the columns; what is counted in a thousand requests depends on who is measured."""
     counters = next((run.counters for o in outcomes for run in o.runs if run.counters), {})
+    is_net = any(each.load.net is not None for o in outcomes for each in o.row.contestants)
     return (
-        *("workload", "who", "requests/s", "p50, p99", "busy", ", ".join(counters)),
+        *(
+            "workload",
+            "who",
+            "frames/s" if is_net else "requests/s",
+            "p50, p99",
+            "busy",
+            ", ".join(counters),
+        ),
         *("runs", "state"),
     )
 
@@ -191,10 +207,17 @@ def _machine(results: Results) -> Iterator[str]:
     yield f"All runs by state of the machine: {', '.join(told)}.\n"
 
 
+def _pictures(results: Results) -> Iterator[str]:
+    for name, peer in PICTURES.items():
+        if picture(results, peer) is not None:
+            yield f"![How many times faster than {peer.value}]({name})\n"
+
+
 def text(results: Results) -> str:
     """Return the page."""
     parts = [
         INTRODUCTION,
+        *_pictures(results),
         *_promises(results),
         *_missed(results),
         METHOD,
@@ -214,24 +237,27 @@ def _ratio(figures: dict[str, Figures], of: str, over: str, metric: Metric) -> t
     return 1 / value, their_low / high, their_high / low
 
 
-def _chart_line(row: Row, figures: dict[str, Figures], *, met: bool | None) -> Line:
-    peers = [
-        each.name
-        for each in row.contestants
-        if each.backend is Backend.PEER and each.name in figures
+def _peers(row: Row, figures: dict[str, Figures], backend: Backend) -> list[str]:
+    return [
+        each.name for each in row.contestants if each.backend is backend and each.name in figures
     ]
+
+
+def _chart_line(
+    row: Row, figures: dict[str, Figures], peers: Sequence[str], *, met: bool | None
+) -> Line:
     peer = max(peers, key=lambda name: figures[name].median(Metric.RATE))
     value, low, high = _ratio(figures, "ours", peer, row.metric)
     ideal = None
     if "ideal" in figures:
         ideal = _ratio(figures, "ideal", peer, row.metric)[0]
     promise = next((bar.least for bar in row.bars if "peer" in bar.over), None)
-    label = row.title + (", latency" if row.metric is Metric.P50 else "")
+    label = row.title + _KINDS[row.metric]
     return Line(label=label, value=value, low=low, high=high, promise=promise, ideal=ideal, met=met)
 
 
-def picture(results: Results) -> str:
-    """Return the SVG: ours against the peer, workload by workload."""
+def picture(results: Results, peer: Backend) -> str | None:
+    """Return the SVG: ours against a peer, workload by workload; None: they were not measured."""
     met: dict[str, bool] = {}
     for row, _, verdict in _verdicts(results):
         met[row.name] = met.get(row.name, True) and verdict.met
@@ -239,7 +265,10 @@ def picture(results: Results) -> str:
     for row in ROWS:
         if row.name in results.rows:
             _, figures = _figures(results.rows[row.name])
-            if {"ours", "peer"} <= figures.keys():
-                lines.append(_chart_line(row, figures, met=met.get(row.name)))
+            peers = _peers(row, figures, peer)
+            if peers and "ours" in figures:
+                lines.append(_chart_line(row, figures, peers, met=met.get(row.name)))
+    if not lines:
+        return None
     explanation = "Ratios of medians. Green: every promise kept; red: not; blue: nothing promised."
-    return draw("How many times faster than qemu-storage-daemon", explanation, lines)
+    return draw(f"How many times faster than {peer.value}", explanation, lines)

@@ -124,6 +124,8 @@ class Bar:
         most: largest value that keeps it, or None.
         metric: which figure.
         cost: compare time for each request (1 / rate) instead of the rate.
+        each: of a latency: what each of so many more things adds to it, in nanoseconds, instead of
+            the ratio; 0: the ratio.
     """
 
     of: str = "ours"
@@ -132,6 +134,7 @@ class Bar:
     most: float | None = None
     metric: Metric = Metric.RATE
     cost: bool = False
+    each: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
