@@ -152,7 +152,7 @@ def test_what_the_host_refuses_is_said_by_the_check_and_by_the_program():
     with namespace() as host:
         host.ip("tuntap add dev single mode tap")
         for more, text in (
-            (["--check"], "queue-pairs: single was made with one queue, not with 4: give one pair"),
+            (["--check"], "tap: single was made with one queue, not with 4: ask for one"),
             ([], "vhostuser: single was made with one queue, not with 4: ask for one"),
         ):
             command = [*host.enter, *COMMAND, "--tap=single", "--queue-pairs=4", *more]

@@ -11,14 +11,22 @@ import contextlib
 import errno
 import fcntl
 import os
-import pwd
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from protocol.kernel import tun
 from protocol.virtio import NetFeatures
 from vhostuser.devices.net_profile import MAX_PAIRS
+from vhostuser.devices.tap_check import (
+    NO_NODE,
+    TUN_NODE,
+    find_bridge,
+    how_to_get_rights,
+    no_right_to_make,
+    no_right_to_use,
+    require_free,
+    require_tap,
+)
 from vhostuser.devices.tap_links import Links
 from vhostuser.errors import TapError, UsageError
 from vhostuser.fds import Closing, OwnedFd
@@ -31,7 +39,6 @@ __all__ = ["TAP_MAX_MTU", "TAP_MIN_MTU", "Tap", "TapOptions", "open_tap"]
 TAP_MIN_MTU, TAP_MAX_MTU = 68, 65521
 """What the kernel takes."""
 
-_TUN = Path("/dev/net/tun")
 _FLAGS = tun.InterfaceFlags.TAP | tun.InterfaceFlags.NO_PI | tun.InterfaceFlags.VNET_HDR
 _HEADER_BYTES = 12
 _OFFLOADS = (
@@ -132,10 +139,11 @@ def open_tap(options: TapOptions) -> Tap:
         OSError: the host is out of memory or file descriptors.
     """
     with Links() as links, contextlib.ExitStack() as stack:
-        bridge = None if options.bridge is None else _find_bridge(links, options.bridge)
+        bridge = None if options.bridge is None else find_bridge(links, options.bridge)
         before = links.find(options.name) if options.name else None
         if before is not None:
-            _require_tap(before, options)
+            require_tap(before, options)
+            require_free(before, options)
         name, flags = options.name, _FLAGS
         if options.queues > 1 or (before is not None and before.multi_queue):
             flags |= tun.InterfaceFlags.MULTI_QUEUE
@@ -162,14 +170,12 @@ def open_tap(options: TapOptions) -> Tap:
 
 def _open_node(options: TapOptions) -> OwnedFd:
     try:
-        return OwnedFd(os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        return OwnedFd(os.open(TUN_NODE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
-            text = (
-                f"{_TUN} is not there: load its driver (modprobe tun), or pass it to the container"
-            )
+            text = NO_NODE
         elif error.errno in {errno.EACCES, errno.EPERM}:
-            text = f"no right to open {_TUN}: {_how_to_get_rights(options)}"
+            text = f"no right to open {TUN_NODE}: {how_to_get_rights(options)}"
         else:
             raise
         raise TapError(error.errno, text) from error
@@ -194,37 +200,14 @@ def _attach(
 def _explain(error: OSError, options: TapOptions, before: Link | None) -> NoReturn:
     name = options.name or "a TAP device"
     if error.errno == errno.EPERM and before is not None:
-        text = (
-            f"no right to use {name}, which is not made for this user: run as root, or have root "
-            f"make it anew: ip tuntap del dev {name} mode tap && {_by_root(options)}"
-        )
+        text = no_right_to_use(options)
     elif error.errno == errno.EPERM:
-        text = f"no right to make {name}: {_how_to_get_rights(options)}"
+        text = no_right_to_make(options)
     elif error.errno == errno.EBUSY:
         text = f"{name} is in use: end the program that has it, or choose another name"
     else:
         text = f"cannot make {name} with {options.queues} queues: {error.strerror}"
     raise TapError(error.errno, text) from error
-
-
-def _how_to_get_rights(options: TapOptions) -> str:
-    return (
-        "run as root, or give the program CAP_NET_ADMIN, or have root make the device: "
-        f"{_by_root(options)}"
-    )
-
-
-def _by_root(options: TapOptions) -> str:
-    """Return the command by which root makes such a device for this user."""
-    name = options.name or "tap0"
-    try:
-        user = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        user = str(os.geteuid())
-    several = " multi_queue" if options.queues > 1 else ""
-    commands = [f"ip tuntap add dev {name} mode tap user {user} vnet_hdr{several}"]
-    commands.append(f"ip link set dev {name} up")
-    return " && ".join(commands)
 
 
 def _set_headers(fd: OwnedFd, name: str) -> NetFeatures:
@@ -245,50 +228,6 @@ def _set_headers(fd: OwnedFd, name: str) -> NetFeatures:
 
 
 # ---- The interface
-
-
-def _find_bridge(links: Links, name: str) -> Link:
-    found = links.find(name)
-    if found is None:
-        raise TapError(
-            errno.ENODEV,
-            f"there is no bridge {name}: make it first: "
-            f"ip link add {name} type bridge && ip link set dev {name} up",
-        )
-    if found.kind != "bridge":
-        raise TapError(
-            errno.EINVAL,
-            f"{name} is {_describe(found)}, not a bridge: name one, or make one: "
-            "ip link add br0 type bridge && ip link set dev br0 up",
-        )
-    return found
-
-
-def _describe(link: Link) -> str:
-    if link.kind == "tun":
-        return "a TAP device" if link.tap else "a TUN device, which carries packets, not frames"
-    return f"an interface of the kind {link.kind}" if link.kind else "an interface of the hardware"
-
-
-def _require_tap(found: Link, options: TapOptions) -> None:
-    """Check that we can use an interface that is there already."""
-    name = options.name
-    if not found.tap:
-        raise TapError(
-            errno.EINVAL,
-            f"{name} is {_describe(found)}: choose a name that is free, or a TAP device's",
-        )
-    if options.queues > 1 and not found.multi_queue:
-        raise TapError(
-            errno.EINVAL,
-            f"{name} was made with one queue, not with {options.queues}: ask for one, or have it "
-            f"made anew: ip tuntap del dev {name} mode tap && {_by_root(options)}",
-        )
-    if found.users:
-        raise TapError(
-            errno.EBUSY,
-            f"{name} is in use: end the program that has it, or choose another name",
-        )
 
 
 def _set_link(links: Links, name: str, options: TapOptions, bridge: Link | None) -> Link:

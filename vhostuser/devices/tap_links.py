@@ -34,6 +34,7 @@ class Link:
         tap: of those of the kind "tun": whether it carries frames, and not packets.
         multi_queue: of those: whether it has several queues.
         users: of those: how many queues are in use; 1 if it has one and nothing is known.
+        owner, group: of those: who may use it; None: it is nobody's.
     """
 
     index: int
@@ -45,6 +46,8 @@ class Link:
     tap: bool
     multi_queue: bool
     users: int
+    owner: int | None
+    group: int | None
 
     @classmethod
     def parse(cls, message: Any) -> Self:  # noqa: ANN401 - pyroute2 has no types
@@ -62,6 +65,8 @@ class Link:
             tap=data("IFLA_TUN_TYPE") == _TYPE_TAP,
             multi_queue=bool(data("IFLA_TUN_MULTI_QUEUE")),
             users=data("IFLA_TUN_NUM_QUEUES") or 0,
+            owner=data("IFLA_TUN_OWNER"),
+            group=data("IFLA_TUN_GROUP"),
         )
 
 

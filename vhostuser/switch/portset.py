@@ -15,12 +15,13 @@ import trio
 
 from vhostuser import log
 from vhostuser.datapath import WorkerOptions
-from vhostuser.devices import NetDevice, NetOptions, NetSwitch, SwitchOptions
-from vhostuser.devices.tap import TapOptions, TapPort
+from vhostuser.devices import NetDevice, NetSwitch, SwitchOptions
+from vhostuser.devices.tap import TapPort
 from vhostuser.errors import UsageError
 from vhostuser.server import Server
 from vhostuser.serving import Served, ServedSet
 from vhostuser.switch.config import PortConfig
+from vhostuser.switch.opening import net_options, tap_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Port", "PortSet"]
 
 _log = logging.getLogger(__name__)
-_MTU = 1500
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -158,12 +158,12 @@ class PortSet(ServedSet[PortConfig, Port]):
     async def open_member(self, config: PortConfig) -> AsyncIterator[Port]:
         """Have a port, and what serves it, for the length of the block. See `ServedSet`."""
         if config.tap is not None:
-            async with TapPort.open(self.switch, _tap_options(config, config.tap)) as tap:
+            async with TapPort.open(self.switch, tap_options(config, config.tap)) as tap:
                 yield Port(config=config, server=None, device=None, tap=tap)
             return
         # First the socket: a front-end that comes too early then waits instead of failing.
         with self.endpoint(config) as endpoint:
-            async with NetDevice.open(self.switch, _net_options(config)) as device:
+            async with NetDevice.open(self.switch, net_options(config)) as device:
                 server = Server(device=device, endpoint=endpoint)
                 self.forward_events(server, config)
                 yield Port(config=config, server=server, device=device, tap=None)
@@ -184,25 +184,3 @@ class PortSet(ServedSet[PortConfig, Port]):
         with log.bound(port=port.id):
             _log.info("the link is %s now", "up" if up else "down")
         self.notify("PORT_LINK", {"id": port.id, "up": up})
-
-
-def _net_options(config: PortConfig) -> NetOptions:
-    return NetOptions(
-        mac=config.mac,
-        mtu=_MTU if config.mtu is None else config.mtu,
-        queue_pairs=config.queue_pairs,
-        queue_size=config.queue_size,
-        locked=config.lock_mac,
-        addresses=config.addresses,
-        speed=config.speed,
-    )
-
-
-def _tap_options(config: PortConfig, name: str) -> TapOptions:
-    return TapOptions(
-        name=name,
-        queues=config.queue_pairs,
-        bridge=config.bridge,
-        mtu=config.mtu,
-        addresses=config.addresses,
-    )

@@ -162,12 +162,11 @@ def test_a_file_that_is_wrong_fails_the_check_with_a_line_a_mistake(tmp_path):
     (tmp_path / "net.toml").write_text(text)
     done = run(tmp_path, "--config", "net.toml", "--check")
     assert done.returncode == 1
-    found = [line for line in done.stderr.splitlines() if ": tap: " not in line]
-    no_bridge = f"there is no bridge {BRIDGE}: make it first: ip link add {BRIDGE} type bridge"
+    *found, tap = done.stderr.splitlines()
+    assert tap.startswith("net.toml: port 'two': tap: ")  # the bridge, or the right to a TAP
     assert found == [
         "net.toml: workers: a number from 1 to 64 is expected, not 0",
         "net.toml: port 'two': mtu: a number from 68 to 65521 is expected, not 1",
-        f"net.toml: port 'two': bridge: {no_bridge}",
     ]
 
 
