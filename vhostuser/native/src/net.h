@@ -25,6 +25,7 @@ enum {
     BATCH = 64,     /* frames before other rings get their turn: no more than a word has bits */
     STEERING = 256, /* flows of a port that are told apart */
     MADE_MAX = 1518,
+    FRAME_COST = 256,     /* bytes that are copied in the time that a frame takes besides */
     NET_SPARE_IOV = 2048, /* of a queue: so that a batch may have more chains than one of the longest */
 };
 
@@ -40,6 +41,7 @@ struct net_endpoint {
 struct net_source {
     uint64_t known; /* an address that was learned ... */
     uint32_t at_s;  /* ... in this second */
+    uint64_t cost;  /* bytes that its frames took since somebody cleared this, for all receivers together */
     struct vhu_queue *queue; /* under the net's mutex */
     struct vhu_net_counters counters;
 } __attribute__((aligned(64)));

@@ -16,7 +16,9 @@ static void drop(struct net_source *source, enum vhu_net_drop reason, uint32_t c
     count_more(&source->counters.drops[reason], count);
 }
 
-static void count_sent(struct net_source *source, struct net_frame *const *frames, uint32_t count)
+/* Frames went to so many ports. */
+static void count_sent(struct net_source *source, struct net_frame *const *frames, uint32_t count,
+                       uint32_t ports)
 {
     uint64_t bytes = 0;
 
@@ -24,6 +26,7 @@ static void count_sent(struct net_source *source, struct net_frame *const *frame
         bytes += frames[i]->bytes;
     count_more(&source->counters.frames, count);
     count_more(&source->counters.bytes, bytes);
+    source->cost += (bytes + (uint64_t)FRAME_COST * count) * ports;
 }
 
 /* ---- To one receiver --------------------------------------------------------------------------- */
@@ -123,17 +126,16 @@ static void flood(struct net_port *from, struct net_source *source, struct net_f
                   uint32_t count)
 {
     const struct vhu_net *net = from->net;
-    uint32_t top = load_relaxed(&net->top);
-    bool there = false;
+    uint32_t top = load_relaxed(&net->top), ports = 0;
 
     for (uint32_t number = 0; number < top; number++) {
         struct net_port *to = net_port_at(net, number);
 
         if (to && to != from && port_is_up(to))
-            there |= deliver_steered(to, frames, count);
+            ports += deliver_steered(to, frames, count);
     }
-    if (there)
-        count_sent(source, frames, count);
+    if (ports > 0)
+        count_sent(source, frames, count, ports);
     else
         drop(source, VHU_NET_DROP_NO_RECEIVER, count);
 }
@@ -146,7 +148,7 @@ static void send_to(struct net_port *from, struct net_source *source, uint16_t n
     if (number == TO_FLOOD)
         flood(from, source, frames, count);
     else if (to && to != from && port_is_up(to) && deliver_steered(to, frames, count))
-        count_sent(source, frames, count);
+        count_sent(source, frames, count, 1);
     else
         drop(source, VHU_NET_DROP_NO_RECEIVER, count);
 }
@@ -209,7 +211,7 @@ static void echo(struct net_port *port, struct net_source *source, struct net_fr
     for (uint32_t i = 0; i < count; i++)
         all[i] = &frames[i];
     if (deliver_steered(port, all, count))
-        count_sent(source, all, count);
+        count_sent(source, all, count, 1);
     else
         drop(source, VHU_NET_DROP_NO_RECEIVER, count);
 }

@@ -87,7 +87,7 @@ static uint32_t receive_plain(struct receiver *receiver, struct net_frame *const
         buffer->length = size + frame->bytes;
         bytes += frame->bytes;
     }
-    ring_give(ring, buffers, filled, true);
+    net_give(receiver->queue, buffers, filled, true);
     if (filled < taken)
         ring_untake(ring, taken - filled);
     if (filled < taken || (filled == plain && plain < count))

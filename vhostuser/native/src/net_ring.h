@@ -10,6 +10,7 @@
 #define VHU_NET_RING_H
 
 #include "ring.h"
+#include "worker.h"
 
 enum taking {
     TAKEN,      /* as many as were asked for */
@@ -210,6 +211,19 @@ static inline void ring_give(struct vhu_ring *ring, const struct ring_buffer *bu
         packed_give(ring, buffers, count, written);
     else
         split_give(ring, buffers, count, written);
+}
+
+/* As ring_give, for a queue that may have been told to misbehave. */
+static inline void net_give(struct vhu_queue *queue, struct ring_buffer *buffers, uint32_t count,
+                            bool written)
+{
+    if (__builtin_expect(load_relaxed(&queue->mischief[VHU_MISCHIEF_WRONG_IDS]) > 0, 0)) {
+        for (uint32_t i = 0; i < count; i++) {
+            if (vhu_queue_misbehaves(queue, VHU_MISCHIEF_WRONG_IDS))
+                buffers[i].id = (uint16_t)queue->ring->num;
+        }
+    }
+    ring_give(queue->ring, buffers, count, written);
 }
 
 #endif

@@ -10,7 +10,11 @@
 #include "slice.h"
 #include "worker.h"
 
-enum { ANNOUNCEMENT = 60 /* bytes of the shortest frame */ };
+enum {
+    ANNOUNCEMENT = 60,   /* bytes of the shortest frame */
+    SHARE = 128 << 10,   /* bytes that may be copied for a queue before all others had their turn */
+    BATCH_MOST = 512 << 10, /* bytes of chains after which a batch is full */
+};
 
 /* A chain of several buffers: what of it may be read. */
 struct pieces {
@@ -27,6 +31,7 @@ struct sending {
     uint32_t count;    /* chains taken */
     uint32_t good;     /* frames to be handed on */
     uint32_t iov_used; /* of the queue's */
+    uint64_t bytes;    /* of chains of several buffers */
     struct ring_buffer taken[BATCH]; /* hva NULL: `pieces` says what it is */
     struct pieces pieces[BATCH];
     struct net_frame frames[BATCH];
@@ -42,7 +47,7 @@ static int take_chain(struct sending *sending)
     struct vhu_ring *ring = queue->ring;
     struct vhu_chain chain;
 
-    if (sending->iov_used > queue->device->spare_iov)
+    if (sending->iov_used > queue->device->spare_iov || sending->bytes > BATCH_MOST)
         return 0;
     int rc = vhu_ring_pop(ring, queue->iov + sending->iov_used, &chain);
     if (rc != 1)
@@ -52,6 +57,7 @@ static int take_chain(struct sending *sending)
     sending->pieces[sending->count++] =
         (struct pieces){chain.iov, chain.readable, chain.readable_bytes};
     sending->iov_used += chain.readable;
+    sending->bytes += chain.readable_bytes;
     return 1;
 }
 
@@ -165,7 +171,7 @@ static void give_back(struct sending *sending)
 {
     struct vhu_queue *queue = sending->queue;
 
-    ring_give(queue->ring, sending->taken, sending->count, false);
+    net_give(queue, sending->taken, sending->count, false);
     count_more(&queue->counters.requests, sending->count);
     vhu_queue_publish(queue);
     vhu_queue_renew(queue, sending->count);
@@ -180,6 +186,8 @@ static bool send_batch(struct vhu_queue *queue)
     sending.features = queue->current.config.features;
     sending.header_size = net_header_size(sending.features);
     sending.count = sending.good = sending.iov_used = 0;
+    sending.bytes = 0;
+    sending.source->cost = 0;
     int rc = take_batch(&sending);
     if (sending.count > 0) {
         read_batch(&sending);
@@ -187,6 +195,7 @@ static bool send_batch(struct vhu_queue *queue)
             vhu_net_forward(queue->port, queue->pair, queue->worker->now_s, sending.frames, sending.good);
         give_back(&sending);
     }
+    queue->debt = (uint32_t)(sending.source->cost / SHARE);
     if (rc < 0)
         vhu_queue_broke(queue);
     return sending.count > 0 || rc < 0;

@@ -168,6 +168,10 @@ static bool serve_all(struct vhu_worker *worker)
     for (struct vhu_queue *queue = worker->served; queue; queue = queue->next_served) {
         if (queue->idle >= LONG_IDLE && (queue->idle++ & (LOOK_EVERY - 1)) != 0)
             continue;
+        if (__builtin_expect(queue->debt > 0, 0)) {
+            queue->debt--; /* where nobody else has work, these passes take no time */
+            continue;
+        }
         if (queue_is_served(queue) && queue->device->serve(queue)) {
             queue->idle = 0;
             worked = true;

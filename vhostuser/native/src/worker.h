@@ -113,6 +113,7 @@ struct vhu_queue {
     const struct queue_device *device;
     struct vhu_queue *next_served; /* of those that are looked at in every pass */
     uint32_t idle;                 /* looks in a row that found nothing */
+    uint32_t debt;                 /* passes that it sits out, after one that took more than its share */
     uint32_t *shared;              /* NULL, or the lock with which other threads use the ring, too */
     union {
         struct vhu_blk *blk;
