@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from .check import Check
 from .conversation import Conversation
-from .model import Bench
 from .net_measure import net_client_command
 from .net_row import NetLoad, Traffic
 from .net_serve import net_serving
 from .process import busy_percent
 from .row import Backend, Client, Contestant, Load
+
+if TYPE_CHECKING:
+    from .model import Bench
 
 __all__ = ["NET_CHECKS"]
 

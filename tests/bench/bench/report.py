@@ -134,9 +134,10 @@ def _missed(results: Results) -> Iterator[str]:
 def _group_tables(results: Results) -> Iterator[str]:
     yield "## All figures\n"
     yield (
-        "Requests or frames per second (smallest to largest), latency, processors kept busy by client and "
-        "back-end, and what a thousand requests took: kicks that our back-end received, calls that "
-        "it sent, times that a thread of it slept, setting up included; or what the column says.\n"
+        "Requests or frames per second (smallest to largest), latency, processors kept busy by "
+        "client and back-end, and what a thousand requests took: kicks that our back-end received, "
+        "calls that it sent, times that a thread of it slept, setting up included; or what the "
+        "column says.\n"
     )
     for group in dict.fromkeys(row.group for row in ROWS):
         found = [
@@ -147,21 +148,12 @@ def _group_tables(results: Results) -> Iterator[str]:
             yield _table(_head(found), (line for outcome in found for line in _lines(outcome)))
 
 
-def _head(outcomes: Iterable[Outcome]) -> Sequence[str]:
+def _head(outcomes: Sequence[Outcome]) -> Sequence[str]:
     """Name the columns; what is counted in a thousand requests depends on who is measured."""
     counters = next((run.counters for o in outcomes for run in o.runs if run.counters), {})
     is_net = any(each.load.net is not None for o in outcomes for each in o.row.contestants)
-    return (
-        *(
-            "workload",
-            "who",
-            "frames/s" if is_net else "requests/s",
-            "p50, p99",
-            "busy",
-            ", ".join(counters),
-        ),
-        *("runs", "state"),
-    )
+    rate, named = "frames/s" if is_net else "requests/s", ", ".join(counters)
+    return ("workload", "who", rate, "p50, p99", "busy", named, "runs", "state")
 
 
 def _lines(outcome: Outcome) -> Iterator[Sequence[str]]:
