@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from .row import Contestant
     from .serve import Served
 
-__all__ = ["EAL", "MEMORY_MIB", "busy_ns", "needs_dpdk", "net_serving"]
+__all__ = [
+    "EAL",
+    "MEMORY_MIB",
+    "busy_ns",
+    "dpdk_counters",
+    "needs_dpdk",
+    "net_serving",
+    "our_counters",
+]
 
 MEMORY_MIB = 384
 """Huge pages that both ends of DPDK take together."""
@@ -34,6 +42,9 @@ EAL = ("--no-pci", "--in-memory", "--single-file-segments", "-m", "128")
 _RING = 1024
 _FRAMES = 16384
 """Buffers of the peer: enough for all its queues, and few enough for its memory."""
+
+_TOLD = 800
+"""Characters of what a program said that are worth telling."""
 
 _FORWARDING = {Traffic.SINK: "rxonly", Traffic.SOURCE: "txonly"}
 _CYCLES = re.compile(r"CPU cycles/packet=([\d.]+) .* at (\d+) MHz")
@@ -116,15 +127,33 @@ def busy_ns(contestant: Contestant, served: Served) -> dict[str, float]:
         RunFailedError: it does not say.
     """
     if contestant.backend is Backend.DPDK:
-        found = _CYCLES.search(served.finish("stop\nquit\n"))
-        if found is None:
-            raise RunFailedError(f"testpmd does not say how busy it was: {served.complaint()}")
-        return {"busy ns": round(1000 * float(found[1]) / float(found[2]), 2)}
-    if contestant.backend is not Backend.OURS:
-        return {}
-    lines = [line for line in served.finish("\n").splitlines() if line.startswith("{")]
+        return dpdk_counters(served.finish("stop\nquit\n"))
+    if contestant.backend is Backend.OURS:
+        return our_counters(served.finish("\n"))
+    return {}
+
+
+def dpdk_counters(said: str) -> dict[str, float]:
+    """Return what testpmd says of its passes that moved frames, when it stops.
+
+    Raises:
+        RunFailedError: it does not say.
+    """
+    found = _CYCLES.search(said)
+    if found is None:
+        raise RunFailedError(f"testpmd does not say how busy it was: {said[-_TOLD:]}")
+    return {"busy ns": round(1000 * float(found[1]) / float(found[2]), 2)}
+
+
+def our_counters(said: str) -> dict[str, float]:
+    """Return what `switching.py` says at its end: of one frame, and of a thousand.
+
+    Raises:
+        RunFailedError: it does not say, or there were none.
+    """
+    lines = [line for line in said.splitlines() if line.startswith("{")]
     if not lines:
-        raise RunFailedError(f"our switch does not say how busy it was: {served.complaint()}")
+        raise RunFailedError(f"our switch does not say how busy it was: {said[-_TOLD:]}")
     counted = json.loads(lines[-1])
     frames = counted["frames"]
     if not frames:

@@ -12,7 +12,15 @@ from parts.catalogue import CATALOGUE, reason_missing
 
 from .errors import BenchError
 
-__all__ = ["PARTS", "ROOT", "Programs", "build", "version_of"]
+__all__ = [
+    "PARTS",
+    "ROOT",
+    "Programs",
+    "build",
+    "build_net_ring_load",
+    "engine_library",
+    "version_of",
+]
 
 ROOT = Path(__file__).resolve().parents[3]
 """The project's root."""
@@ -71,8 +79,12 @@ def _compile(
     return program
 
 
-def _engine_library() -> Path:
-    """Make the engine as a static library, of which a shared one can be made, too."""
+def engine_library() -> Path:
+    """Make the engine as a static library, of which a shared one can be made, too.
+
+    Raises:
+        subprocess.CalledProcessError: it does not compile; the compiler has said why.
+    """
     out = _OUT / "engine"
     library = out / "shared" / "libvhu.a"
     folder = ROOT / "vhostuser" / "native"
@@ -80,6 +92,22 @@ def _engine_library() -> Path:
     command += ["CFLAGS=-O2 -g -fPIC", str(library)]
     subprocess.run(command, check=True)
     return library
+
+
+def build_net_ring_load(library: Path) -> Path:
+    """Compile the client that drives a switch from rings of its own; it needs no part.
+
+    Args:
+        library: the engine's.
+
+    Raises:
+        BenchError: there is no compiler.
+        subprocess.CalledProcessError: it does not compile; the compiler has said why.
+    """
+    _OUT.mkdir(parents=True, exist_ok=True)
+    sources = ("net_ring_load.c", "net_port.c", "frames.c", *_FRONT_END)
+    include = f"-I{ROOT / 'vhostuser' / 'native' / 'include'}"
+    return _compile("net_ring_load", sources, include, str(library))
 
 
 def build() -> Programs:
@@ -92,7 +120,7 @@ def build() -> Programs:
     _OUT.mkdir(parents=True, exist_ok=True)
     libblkio = _part("libblkio")
     dpdk = _part("dpdk")
-    library = _engine_library()
+    library = engine_library()
     native = ROOT / "vhostuser" / "native"
     return Programs(
         pingpong=_compile("pingpong", ("pingpong.c", "load.c")),
@@ -110,12 +138,7 @@ def build() -> Programs:
             f"-I{native}/include",
             str(library),
         ),
-        net_ring_load=_compile(
-            "net_ring_load",
-            ("net_ring_load.c", "net_port.c", "frames.c", *_FRONT_END),
-            f"-I{native}/include",
-            str(library),
-        ),
+        net_ring_load=build_net_ring_load(library),
         ideal=_compile("ideal", ("ideal.c", *_BACK_END)),
         ideal_net=_compile("ideal_net", ("ideal_net.c", *_BACK_END)),
         echo=_compile("echo", ("echo.c", "load.c")),
