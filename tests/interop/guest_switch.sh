@@ -37,6 +37,16 @@ received() { # PORT
     wait "$(cat /tmp/receiver$1)"
     sha256sum </tmp/$1 | cut -d' ' -f1
 }
+# Echoes that go on in the background until `steadily` asks how many came back.
+steady() { # PLACE ADDRESS
+    nsenter -t "$(cat /tmp/place$1)" -n ping -q -i 0.05 -W 5 -s 1000 $2 >/tmp/steady 2>&1 &
+    echo $! >/tmp/steady.pid
+}
+steadily() {
+    kill -INT "$(cat /tmp/steady.pid)"
+    wait "$(cat /tmp/steady.pid)"
+    sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) packets received.*/\1 \2/p' /tmp/steady
+}
 stty -echo
 echo "AGENT ready"
 while read -r words && [ "$words" != power-off ]; do

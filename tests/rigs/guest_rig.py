@@ -162,6 +162,10 @@ class LiveMachine:
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        os.killpg(self._process.pid, number)
+
     def finish(self) -> str:
         """Read what it still prints, wait for its end, which must be a good one.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Card", "NetMachine", "Station", "Talker", "UmlMachine", "guest_files", "send_file"]
 
-_SECONDS = 150
+_SECONDS = 240
 _MEMORY_MIB = 192
 _SMALL = 1000
+_FEW = 10
 _VIRTIO_NET = 1
 _DRIVERS = ("failover", "net_failover", "virtio_net", "llc", "stp", "garp", "mrp", "8021q")
 # With a thread for each processor QEMU 10.0 aborts now and then, see handover_rig.
@@ -49,12 +51,14 @@ class Card:
         mac: its address.
         pairs: of queues; more than one makes it a card with several.
         options: QEMU's options for the device, as on its command line.
+        again: QEMU's option of the socket that has it connect again, if it shall.
     """
 
     socket: Path
     mac: str
     pairs: int = 1
     options: str = ""
+    again: str = ""
 
     def arguments(self, number: int) -> list[str]:
         """Return the QEMU arguments of the card with this number; `net<number>` is its name."""
@@ -64,7 +68,7 @@ class Card:
         words += [self.options] if self.options else []
         words += [] if "bootindex" in self.options else ["romfile="]
         return [
-            *("-chardev", f"socket,id=switch{number},path={self.socket}"),
+            *("-chardev", f"socket,id=switch{number},path={self.socket}{self.again}"),
             *("-netdev", f"vhost-user,id=net{number},chardev=switch{number},queues={self.pairs}"),
             *("-device", ",".join(words)),
         ]
@@ -186,6 +190,15 @@ class Talker:
         """Execute a command of QEMU's monitor."""
         return control(self._monitor, command, **arguments)
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have nothing of it run for the length of the block, and nobody told of that."""
+        self._machine.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._machine.signal(signal.SIGCONT)
+
     def finish(self) -> str:
         """Power it off, which must go well; return all that it printed."""
         self._machine.write("power-off")
@@ -248,6 +261,20 @@ class Station:
         words = f"ping -q -c {count} -i 0.01 -W 5 -s {size} -p a5 {address}"
         printed = self.run(words)
         assert " 0% packet loss" in printed, printed
+
+    def reach(self, address: str) -> None:
+        """Wait until an echo comes back: a cable may be in before QEMU has started the rings."""
+        self.run(f"until ping -q -c 1 -W 1 {address}; do :; done >/dev/null")
+
+    def start_echoes(self, address: str) -> None:
+        """Have echoes go and come back until `end_echoes`."""
+        self.guest.run(f"steady {self.place} {address}")
+
+    def end_echoes(self) -> None:
+        """All must have come back, but for one that was on its way."""
+        sent, back = map(int, self.guest.run("steadily").split())
+        assert sent > _FEW
+        assert sent - back <= 1, f"of {sent} echoes {back} came back"
 
 
 def send_file(source: Station, target: Station, *, address: str = "") -> None:
