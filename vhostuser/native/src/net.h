@@ -82,7 +82,7 @@ static inline struct net_port *net_port_at(const struct vhu_net *net, uint32_t n
 
 static inline bool port_is_up(const struct net_port *port)
 {
-    return load_relaxed(&port->used) && !load_relaxed(&port->link_down);
+    return load_acquire(&port->used) && !load_relaxed(&port->link_down);
 }
 
 static inline void endpoint_lock(struct net_port *port, uint32_t pair)

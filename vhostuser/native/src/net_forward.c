@@ -58,7 +58,7 @@ static uint32_t steer(const struct net_port *to, struct net_frame *frame)
     uint32_t pairs = load_relaxed(&to->control.pairs);
     uint32_t pair = learned && learned <= pairs ? learned - 1 : frame->flow % pairs;
 
-    return pair < to->pairs && load_relaxed(&to->receiver[pair].ready) ? pair : 0;
+    return pair < load_relaxed(&to->pairs) && load_relaxed(&to->receiver[pair].ready) ? pair : 0;
 }
 
 /* Hand frames to a port, each to its pair. False: nobody is there. */
@@ -68,7 +68,7 @@ static bool deliver_steered(struct net_port *to, struct net_frame *const *frames
     uint8_t pairs[BATCH];
     bool there = false;
 
-    if (to->pairs == 1)
+    if (load_relaxed(&to->pairs) == 1)
         return deliver(to, 0, frames, count);
     for (uint32_t i = 0; i < count; i++)
         pairs[i] = (uint8_t)steer(to, frames[i]);
