@@ -74,5 +74,6 @@ METHOD = """\
   end of a loop in C. The promise is about the client: the other end is the same echo. Our device
   answers from trio, which is most of what a round trip to it takes. On two processors most of any
   round trip is the waking up of one that sleeps, and nothing is promised; on one, nothing overlaps,
-  and the Python of the client counts in full.
+  and the Python of the client counts in full. The promise there is about the cost of a round trip,
+  one divided by the rate; by the median of single round trips the ratio is larger, see the table.
 """
