@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Card", "NetMachine", "Station", "Talker", "UmlMachine", "guest_files", "send_file"]
+__all__ = [
+    "Card",
+    "NetMachine",
+    "Station",
+    "Talker",
+    "UmlMachine",
+    "boot_files",
+    "guest_files",
+    "send_file",
+]
 
 _SECONDS = 240
 _MEMORY_MIB = 192
@@ -66,7 +75,8 @@ class Card:
         if self.pairs > 1:
             words += ["mq=on", f"vectors={2 * self.pairs + 2}"]
         words += [self.options] if self.options else []
-        words += [] if "bootindex" in self.options else ["romfile="]
+        if "bootindex" not in self.options:  # it does not boot by it
+            words.append("romfile=")
         return [
             *("-chardev", f"socket,id=switch{number},path={self.socket}{self.again}"),
             *("-netdev", f"vhost-user,id=net{number},chardev=switch{number},queues={self.pairs}"),
@@ -132,6 +142,21 @@ def _initramfs(folder: Path, files: GuestFiles | None = None) -> Path:
     path = folder / "initramfs"
     path.write_bytes(build_initramfs(files or guest_files(), script("guest_switch.sh")))
     return path
+
+
+def boot_files(folder: Path) -> tuple[Path, Path, str]:
+    """Return what a machine needs to boot otherwise than by QEMU.
+
+    Args:
+        folder: for the initramfs.
+
+    Returns:
+        Kernel, initramfs, and the words of the kernel's command line.
+    """
+    files = guest_files()
+    initramfs = _initramfs(folder)
+    *_, words = boot_arguments(files.kernel, initramfs)
+    return files.kernel, initramfs, words
 
 
 class Talker:
@@ -253,6 +278,7 @@ class Station:
     def ping(self, address: str, *, count: int = 20, size: int = 1000) -> None:
         """Have `count` echoes come back, byte by byte as they were sent.
 
+        All of their frames must fit into a receive ring: a busy machine may let a guest wait.
         One comes first: a kernel that does not know its neighbour's address yet drops most of what
         it wants to send there.
         """
