@@ -492,6 +492,55 @@ static void a_legacy_driver_has_a_shorter_header(void)
     close_bench();
 }
 
+/* DPDK's virtio-user tells every back-end that its rings are at their beginning. */
+static void a_split_ring_goes_on_where_it_was_whatever_is_said(void)
+{
+    struct line *rx = &bench.lines[0], *tx = &bench.lines[1];
+
+    open_ports(1, VERSION_1);
+    for (uint32_t round = 0; round < 3; round++) {
+        for (uint32_t i = 0; i < NUM + 3; i++) {
+            offer(rx, i, 512);
+            send_frame(tx, i, 60, (uint8_t)i);
+            CHECK_EQUAL(finish(rx), HEADER + 60);
+            CHECK_EQUAL(finish(tx), 0);
+            check_frame(rx, i, 60, (uint8_t)i);
+        }
+        for (int i = 0; i < bench.count; i++) {
+            bench.lines[i].wanted.start = 0;
+            (void)want(&bench.lines[i]);
+            bench.lines[i].wanted.start = round + 2;
+            bench.lines[i].wanted.config.state = (struct vhu_ring_state){0};
+            CHECK_EQUAL(want(&bench.lines[i]).actual, VHU_QUEUE_RUNNING);
+        }
+    }
+    close_bench();
+}
+
+/* DPDK's driver calls the header writable, in its tables in a packed ring. */
+static void tables_of_what_is_sent_are_read_whatever_they_say(void)
+{
+    struct line *rx = &bench.lines[0], *tx = &bench.lines[1];
+
+    open_ports(1, VERSION_1 | FEATURE(RING_PACKED) | FEATURE(INDIRECT_DESC));
+    for (uint32_t i = 0; i < 2 * NUM; i++) {
+        uint64_t header = space(tx, i), bytes = header + HEADER;
+        const struct vhu_buffer buffers[] = {{header, HEADER, 1}, {bytes, 60, 1}};
+        uint16_t id;
+
+        memset(guest_at(&bench.guest, header), 0, HEADER);
+        for (uint32_t k = 0; k < 60; k++)
+            ((uint8_t *)guest_at(&bench.guest, bytes))[k] = frame_byte(k, (uint8_t)i);
+        offer(rx, i, 512);
+        CHECK_EQUAL(vhu_driver_add(tx->driver, buffers, 2, true, &id), 0);
+        kick(tx);
+        CHECK_EQUAL(finish(rx), HEADER + 60);
+        CHECK_EQUAL(finish(tx), 0);
+        check_frame(rx, i, 60, (uint8_t)i);
+    }
+    close_bench();
+}
+
 /* The same bytes are sent and received into: whatever comes out, nothing breaks. */
 static void a_buffer_may_be_that_of_the_frame(void)
 {
@@ -636,6 +685,10 @@ static void ports_and_rings_that_are_none_are_refused(void)
 }
 
 static const struct test tests[] = {
+    {"a split ring goes on where it was, whatever is said",
+     a_split_ring_goes_on_where_it_was_whatever_is_said},
+    {"tables of what is sent are read, whatever they say",
+     tables_of_what_is_sent_are_read_whatever_they_say},
     {"what a port sends its peer receives", what_a_port_sends_its_peer_receives},
     {"frames without buffers are dropped and counted",
      frames_without_buffers_are_dropped_and_counted},

@@ -242,7 +242,7 @@ static void call_find(struct fuzz *f)
 
     config.state = (struct vhu_ring_state){0};
     count_call(f, CALL_FIND, 0);
-    vhu_ring_find_position(&config);
+    vhu_ring_find_position(&config, false);
     int rc = vhu_ring_create(f->place.arena->mem[f->place.which], &config, &ring);
     HOLDS(rc == 0 || rc == -EINVAL);
     vhu_ring_destroy(ring);

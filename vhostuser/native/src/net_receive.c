@@ -356,6 +356,7 @@ static void leaving(struct vhu_queue *queue)
 const struct queue_device vhu_net_receive_device = {
     .spare_iov = NET_SPARE_IOV,
     .passive = true,
+    .in_order = true,
     .serve = serve_nothing,
     .awaits_kick = awaits_no_kick,
     .kicked = vhu_queue_drain_kick,

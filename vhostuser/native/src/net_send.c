@@ -237,6 +237,8 @@ static bool awaits_kick(const struct vhu_queue *queue)
 
 const struct queue_device vhu_net_send_device = {
     .spare_iov = NET_SPARE_IOV,
+    .in_order = true,
+    .reads_only = true,
     .serve = send_batch,
     .awaits_kick = awaits_kick,
     .kicked = vhu_queue_drain_kick,

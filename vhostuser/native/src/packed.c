@@ -6,7 +6,9 @@
 #include "ring.h"
 
 /* All entries of an indirect table belong to the chain, in order; of their flags only WRITE counts
- * (2.8.8), but a table inside a table is a driver's bug that is better reported than followed. */
+ * (2.8.8), but a table inside a table is a driver's bug that is better reported than followed. A ring of which
+ * everything is read does without that one, too: DPDK's driver sets it in the first entry of each of its tables, the
+ * header of a frame to send (22.11 to 26.07). */
 static int walk_table(struct vhu_ring *ring, struct vhu_chain *chain, const struct desc *indirect)
 {
     const uint8_t *table;
@@ -21,7 +23,8 @@ static int walk_table(struct vhu_ring *ring, struct vhu_chain *chain, const stru
 
         if (desc.packed.flags & DESC_INDIRECT)
             return ring_break(ring, VHU_FAULT_INDIRECT_NESTED, desc.packed.flags);
-        rc = chain_add(ring, chain, &desc, desc.packed.length, desc.packed.flags);
+        rc = chain_add(ring, chain, &desc, desc.packed.length,
+                       ring->reads_only ? 0 : desc.packed.flags);
         if (rc < 0)
             return rc;
     }

@@ -191,7 +191,7 @@ static void start_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *w
     struct vhu_ring_config config = wanted->config;
 
     if (wanted->mem)
-        vhu_ring_find_position(&config);
+        vhu_ring_find_position(&config, queue->device->in_order);
     queue->actual.state = config.state;
     queue->actual.fault = VHU_FAULT_NONE;
     queue->actual.fault_value = 0;
@@ -201,6 +201,7 @@ static void start_ring(struct vhu_queue *queue, const struct vhu_queue_wanted *w
         break_queue(queue, wanted->mem, VHU_FAULT_RING_ADDRESS, wanted->start);
         return;
     }
+    queue->ring->reads_only = queue->device->reads_only;
     queue->actual.actual = VHU_QUEUE_RUNNING;
 }
 

@@ -90,7 +90,7 @@ static bool packed_is_in_first_lap(const struct vhu_ring_config *config)
     return packed_is_used(desc.packed.flags, false);
 }
 
-void vhu_ring_find_position(struct vhu_ring_config *config)
+void vhu_ring_find_position(struct vhu_ring_config *config, bool in_order)
 {
     const struct split_used *used = config->device;
     struct vhu_ring_state *state = &config->state;
@@ -98,6 +98,8 @@ void vhu_ring_find_position(struct vhu_ring_config *config)
     if (!has_feature(config->features, VIRTIO_F_RING_PACKED)) {
         if (is_aligned(used, config->features, 2))
             state->used = load_relaxed(&used->idx);
+        if (in_order)
+            state->avail = state->used;
         return;
     }
     /* User-mode Linux says 0 for a ring's beginning, which by the letter is where lap 2 begins. */

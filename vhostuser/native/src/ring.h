@@ -40,6 +40,7 @@ struct vhu_ring {
     bool packed;
     bool indirect;
     bool event_idx;
+    bool reads_only; /* no buffer is ever written */
     enum vhu_fault fault;
     uint64_t fault_value;
     uint32_t extra_pieces; /* iov entries of the chain popped last beyond one for each buffer */
@@ -152,8 +153,12 @@ static inline void packed_push(struct vhu_ring *ring, uint16_t id, uint16_t slot
 }
 
 /* A split ring holds its used index itself, and a front-end sends none: take it from there. Where a packed
- * ring begins is seen there, too. Only for a ring that starts. */
-void vhu_ring_find_position(struct vhu_ring_config *config);
+ * ring begins is seen there, too. Only for a ring that starts.
+ *
+ * `in_order`: whatever was taken from the ring has been given back before anything else was. Then the used index of
+ * a split ring says everything, and it is believed rather than a base: DPDK's virtio-user says 0 to a back-end that
+ * comes after another one, in the middle of the ring. */
+void vhu_ring_find_position(struct vhu_ring_config *config, bool in_order);
 
 /* Whether a configuration is legal for its layout: size, alignment, position. 0 or -EINVAL. */
 int vhu_ring_check_config(const struct vhu_ring_config *config);

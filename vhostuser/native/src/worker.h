@@ -90,6 +90,8 @@ struct queue_device {
     uint32_t spare_iov; /* iov entries beyond those that one chain may need */
     bool ringless;      /* it is no driver's ring, but a file */
     bool passive;       /* others fill its buffers: it is neither served nor kicked */
+    bool in_order;      /* what is taken from its ring is given back before anything else is taken */
+    bool reads_only;    /* it never writes into a buffer */
     /* Serve up to a batch. Returns whether there was anything to do. */
     bool (*serve)(struct vhu_queue *queue);
     /* epoll has these events of the kick fd. */
