@@ -165,7 +165,8 @@ def _install_systemd(options: argparse.Namespace) -> int:
     systemctl = "systemctl --user" if user else "systemctl"
     print(
         f"next: `{systemctl} daemon-reload`; then `{systemctl} enable --now "
-        "vhostuser-blk@NAME.socket` for one disk, or `vhostuser-disks.service` for a file of disks"
+        "vhostuser-blk@NAME.socket` for one disk, `vhostuser-disks.service` for a file of disks, or "
+        "`vhostuser-net.service` for a switch"
     )
     return 0
 
@@ -176,7 +177,7 @@ INSTALL_DISCOVERY = Command(
     run=_install_discovery,
 )
 INSTALL_SYSTEMD = Command(
-    summary="write systemd units: a disk each with socket activation, or a file of disks",
+    summary="write systemd units: a disk each with socket activation, a file of disks, a switch",
     configure=_configure_systemd,
     run=_install_systemd,
 )

@@ -1,6 +1,6 @@
 """The ports of a switch: guests' by vhost-user and the host's by TAP, in one process.
 
-They share the switch's threads (docs/decisions/0006); what goes wrong with one of them ends that
+They share the switch's threads (docs/decisions/0013); what goes wrong with one of them ends that
 port alone.
 """
 

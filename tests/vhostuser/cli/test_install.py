@@ -14,7 +14,12 @@ from parts.require import require
 from vhostuser.cli import install
 from vhostuser.cli.main import main
 
-UNITS = {"vhostuser-blk@.service", "vhostuser-blk@.socket", "vhostuser-disks.service"}
+UNITS = {
+    "vhostuser-blk@.service",
+    "vhostuser-blk@.socket",
+    "vhostuser-disks.service",
+    "vhostuser-net.service",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +85,7 @@ def test_the_units_start_this_program(tmp_path, programs, user, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == UNITS
     text = "".join(path.read_text() for path in tmp_path.iterdir())
     assert text.count(f"ExecStart={programs}/vhostuser blk ") == 2
+    assert text.count(f"ExecStart={programs}/vhostuser net ") == 1
     assert "@PROGRAM@" not in text
     assert ("ProtectSystem=" in text) is not bool(user)
     assert ("ProtectHome=no" in text) is not bool(user)
