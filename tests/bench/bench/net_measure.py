@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .conversation import Conversation
+from .errors import RunFailedError
 from .model import Run, run_state
 from .net_serve import EAL, busy_ns, net_serving
 from .row import Client
@@ -71,6 +72,8 @@ def measure_net(bench: Bench, contestant: Contestant) -> Run:
             figures = client.hear()
             used, elapsed = served.cpu_seconds() - cpu, time.monotonic() - start
             after = bench.gate.probe()
+            if figures["errors"] or not figures["rate"] > 0:
+                raise RunFailedError(f"frames were lost or wrong, or none came: {figures}")
             client.leave()
         counters = busy_ns(contestant, served) if load.net.counted else {}
     return Run(

@@ -24,7 +24,7 @@ enum {
     CACHE = 256,
     LARGEST = 1518,
     BURSTS_A_LOOK = 8, /* at the clock */
-    LOST_NS = 100 * 1000 * 1000,
+    LOST_NS = 1000 * 1000 * 1000,
     LEARN_NS = 50 * 1000 * 1000,
 };
 
