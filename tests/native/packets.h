@@ -14,7 +14,7 @@
 enum { PACKET_MAX = 66000, PIECES_MAX = 2048 };
 
 struct shape {
-    uint8_t tags;        /* VLAN: 0..2 */
+    uint8_t tags;        /* VLAN */
     uint8_t version;     /* 4 or 6 */
     uint8_t protocol;    /* 6: TCP, 17: UDP */
     uint8_t options;     /* of IP, in units of 4 bytes (IPv4) or 8 (an extension of IPv6; 0: none) */

@@ -21,7 +21,7 @@ static struct net_header checksum(uint16_t start, uint16_t offset)
 
 static struct net_header large(uint8_t type, uint16_t size)
 {
-    struct net_header header = checksum(START, type == NET_GSO_UDP_L4 ? UDP_AT : TCP_AT);
+    struct net_header header = checksum(START, (type & 0x7F) == NET_GSO_UDP_L4 ? UDP_AT : TCP_AT);
 
     header.gso_type = type;
     header.gso_size = size;

@@ -145,7 +145,7 @@ def run(place: Workplace, jobs: Sequence[Sequence[Turn]]) -> dict[str, Figures]:
 
 def quick(seconds: int) -> list[list[Turn]]:
     """Return two jobs of so many seconds that run every target."""
-    shares = {"driver": 0.4, "memory": 0.1, "blk": 0.2}
+    shares = {"driver": 0.4, "memory": 0.1, "blk": 0.2, "offload": 0.2}
     others = [Turn(target, max(1, round(seconds * share))) for target, share in shares.items()]
     rest = seconds - sum(turn.seconds for turn in others)
     if rest > 0:

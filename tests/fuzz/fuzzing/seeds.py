@@ -106,6 +106,24 @@ def _blk() -> dict[str, bytes]:
     return seeds
 
 
+def _offload() -> dict[str, bytes]:
+    """Frames of each kind, to be cut or summed up, in one piece or many, changed meanwhile."""
+    seeds = {}
+    for kind in range(16):
+        for gso in (0, 1, 3):
+            size = {0: b"", 1: bytes([50]), 3: (600).to_bytes(2, "little")}[gso]
+            for number, cuts in enumerate((bytes(8), bytes([1, 13, 64, 0xC4, 3, 200, 0, 0xCF]))):
+                packet = bytes([kind | 0x20, kind << 3 & 0x73, 0, 0]) + (3001).to_bytes(2, "little")
+                header = bytes([gso, 0, 0xFF * (kind & 1)]) + size
+                rest = cuts + bytes([number * 2])
+                seeds[f"frame-{kind:x}-{gso}-{number}"] = packet + header + rest
+        # a fragment by IPv4 or by IPv6, another protocol, a short TCP header
+        for where, value in ((0x86, 0x20), (0x86, 44), (0x89, 1), (0x0C, 0x40)):
+            packet = bytes([kind | 0x40, 0, 1, 200, where, value])
+            seeds[f"spoilt-{kind:x}-{where:x}-{value:x}"] = packet + bytes([1, 0, 0, 50]) + bytes(9)
+    return seeds
+
+
 def write_seeds(folder: Path) -> None:
     """Write all seeds.
 
@@ -117,6 +135,7 @@ def write_seeds(folder: Path) -> None:
         ("driver", _driver()),
         ("memory", _memory()),
         ("blk", _blk()),
+        ("offload", _offload()),
     ):
         (folder / target).mkdir(parents=True, exist_ok=True)
         for name, data in inputs.items():

@@ -59,9 +59,14 @@ struct net_segments {
  * False: it cannot be done; the headers are not what the frame's own header says, or there would be too many. */
 bool vhu_segments_begin(struct net_segments *segments, const struct net_frame *frame, uint64_t features);
 /* The next one, valid until the one after it; its header may still ask for a checksum where the receiver
- * computes it. Its `iov` may be used up. False: there are no more, or (`segments->at + segments->headers` short of
- * the frame) it cannot go on: the next one is in too many pieces. */
+ * computes it. Its `iov` may be used up. False: there are no more, or the next one is in too many pieces. */
 bool vhu_segments_next(struct net_segments *segments, struct net_frame *ret);
+
+/* Whether part of the frame was not handed out. */
+static inline bool segments_are_left(const struct net_segments *segments)
+{
+    return segments->count == 0 || segments->headers + segments->at < segments->frame->bytes;
+}
 
 /* A number that is the same for both directions of a flow, for frames of TCP and UDP over IP, also behind
  * VLAN tags; 0 for all others. All fragments between two addresses have the same one. Reads the guest's bytes once. */

@@ -252,7 +252,7 @@ bool vhu_segments_next(struct net_segments *segments, struct net_frame *ret)
     uint32_t index = segments->iov_index;
     uint64_t offset = segments->iov_offset;
 
-    if (segments->count > 0 && segments->headers + segments->at == segments->frame->bytes)
+    if (!segments_are_left(segments))
         return false;
     if (segments->headers ? next_segment(segments, ret) : next_whole(segments, ret))
         return true;
