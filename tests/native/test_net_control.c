@@ -18,6 +18,7 @@ enum {
     CONTROL = 2 * PAIRS,
     PIECES = 14, /* buffers of a command at most, in a ring of NUM */
     ACK = 0x8000 /* where a command's acknowledgement is, behind it */,
+    RANDOM = 6000,
     MANY = 65536, /* bytes of a command that is larger than any */
 };
 
@@ -483,6 +484,40 @@ static void a_broken_control_queue_breaks_alone(void)
     close_control();
 }
 
+/* Commands of a table, with any byte or the length of some of them changed: each is answered, a refused one
+ * changes nothing, and what is set stays in its range. */
+static void whatever_comes_is_answered(void)
+{
+    uint32_t random = 1, done = 0;
+
+    open_control(ALL);
+    for (int i = 0; i < RANDOM && !check_failures; i++) {
+        const struct row *row = &rows[(random >> 8) % ROWS];
+        struct vhu_net_port_state before = state(), after;
+        uint8_t bytes[64] = {0};
+        uint32_t length = row->length;
+
+        memcpy(bytes, row->bytes, sizeof(row->bytes));
+        for (int change = i % 4; change > 0; change--) {
+            random = random * 1664525 + 1013904223;
+            bytes[(random >> 8) % (row->length + 1)] = (uint8_t)(random >> 24);
+            length = random >> 28 ? length : (random >> 8) % sizeof(bytes);
+        }
+        random = random * 1664525 + 1013904223;
+        int ack = send(&(struct command){.bytes = bytes, .length = length, .piece = random >> 30});
+        after = state();
+        CHECK(ack == OK || ack == ERR);
+        CHECK_EQUAL(states_are_equal(&before, &after), ack == ERR);
+        CHECK(after.pairs >= 1 && after.pairs <= PAIRS && after.vlans <= 4096);
+        CHECK(after.unicast <= 64 || after.unicast == UINT32_MAX);
+        CHECK((after.offloads & ~(BIT(GUEST_CSUM) | BIT(GUEST_TSO4))) == 0);
+        done += ack == OK;
+    }
+    CHECK(done > RANDOM / 20);
+    CHECK_EQUAL(status_of(&control).errors, RANDOM - done);
+    close_control();
+}
+
 static bool flipping;
 
 /* Change the counts of two tables between what is there and what wraps, by another mapping of the memory. */
@@ -537,6 +572,7 @@ static const struct test tests[] = {
     {"large commands are answered at once", large_commands_are_answered_at_once},
     {"an answer may be where the command is", an_answer_may_be_where_the_command_is},
     {"a broken control queue breaks alone", a_broken_control_queue_breaks_alone},
+    {"whatever comes is answered", whatever_comes_is_answered},
     {"counts may change while they are read", counts_may_change_while_they_are_read},
 };
 

@@ -272,17 +272,17 @@ struct vhu_net_counters {
 void vhu_net_counters(const struct vhu_net *net, uint32_t port, uint32_t ring,
                       struct vhu_net_counters *ret);
 
-/* What a driver has set by its control queue. From any thread. */
+/* What a driver has set by its control queue: a command is answered when it can be seen here. From any thread. */
 struct vhu_net_port_state {
     uint64_t changes;       /* how often anything here changed, after which the queue's event_fd is signalled */
-    uint64_t announced;     /* announcements that the driver acknowledged */
+    uint64_t announced;     /* announcements that the driver acknowledged; like `changes`, it never starts anew */
     uint64_t offloads;      /* bits of CTRL_GUEST_OFFLOADS; all of the features accepted at first */
-    uint32_t pairs;         /* that the driver uses (MQ): 1 at first where it negotiated MQ */
+    uint32_t pairs;         /* that get frames: 1 at first where MQ and CTRL_VQ were negotiated, else all */
     uint32_t unicast;       /* entries of the filter tables, or UINT32_MAX: too many, all pass */
     uint32_t multicast;
-    uint32_t vlans;         /* that pass; 4096 where there is no filter */
+    uint32_t vlans;         /* that pass unless promiscuous; 4096 where there is no filter */
     uint8_t mac[6];
-    bool promiscuous;       /* at first: a driver without CTRL_RX gets everything */
+    bool promiscuous;       /* at first: until the driver says otherwise it gets everything */
     bool all_unicast, all_multicast, no_unicast, no_multicast, no_broadcast;
 };
 
