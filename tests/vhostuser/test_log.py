@@ -143,13 +143,14 @@ def test_the_count_comes_before_the_next_of_the_kind_and_after_a_while_anyway(lo
     assert last.endswith("something else")
 
 
-def test_one_disk_s_flood_does_not_silence_another(logged):
-    with log.bound(disk="bad"):
+@pytest.mark.parametrize("word", ["disk", "port"])
+def test_one_disk_s_or_port_s_flood_does_not_silence_another(logged, word):
+    with log.bound(**{word: "bad"}):
         for _ in range(100):
             logged.logger.warning("refused")
-    with log.bound(disk="good"):
+    with log.bound(**{word: "good"}):
         logged.logger.warning("refused")
-    assert sum("disk=good" in line for line in logged.lines()) == 1
+    assert sum(f"{word}=good" in line for line in logged.lines()) == 1
 
 
 def test_whoever_asks_for_every_message_gets_every_message(logged):

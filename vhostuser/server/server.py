@@ -116,7 +116,9 @@ class ServedConnection:
         _log.info("another front-end waits until this one leaves the device")
 
     async def _note_silence(self) -> None:
-        ring = await kicked_in_vain(self._device.datapath)
+        profile = self._device.profile
+        receiving = range(0, profile.queues, 2) if profile.kind == "net" else ()
+        ring = await kicked_in_vain(self._device.datapath, receiving)
         if ring is not None:
             _log.warning(
                 "ring %d is kicked, but no request was served yet: if the guest hangs, its memory "

@@ -51,6 +51,22 @@ async def test_kicks_without_any_request_are_noticed(autojump_clock, kicks, requ
         datapath.kicks, datapath.requests = kicks, requests
 
 
+async def test_buffers_to_receive_into_say_nothing(autojump_clock):
+    datapath = CountingDatapath()
+    async with trio.open_nursery() as nursery:
+
+        async def look():
+            assert await kicked_in_vain(datapath, receiving=(0,)) == 1
+            assert trio.current_time() - begin > 100
+
+        begin = trio.current_time()
+        nursery.start_soon(look)
+        await trio.sleep(1)
+        datapath.kicks = (1000, 9)
+        await trio.sleep(100)
+        datapath.kicks = (1000, 11)
+
+
 async def test_who_passes_rings_to_an_accelerator_is_never_woken(autojump_clock):
     datapath = CountingDatapath()
     datapath.counted = False
