@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from namespaces import Namespace
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 
 _MAC = "02:00:00:00:0d:00"
 _PAIRS = 2
@@ -28,6 +28,7 @@ _HOST = "10.9.0.1"
 _HOST6 = "fd09::1"
 _AT_FIRST = "10.9.0.99"
 _SECONDS = 60
+_FILE_KIB = 1024
 _CHUNK = 1 << 16
 _LARGEST_SEGMENT = 1514
 _SCRIPT = """\
@@ -101,8 +102,7 @@ def _boot_folder(folder: Path) -> Path:
 def _they_talk(host: Namespace, station: Station) -> None:
     station.ping(_HOST, count=5, size=20_000)
     station.ping(_HOST6)
-    station.guest.run("dd if=/dev/urandom of=/tmp/data bs=64k count=32 2>/dev/null")
-    wanted = station.guest.run("sha256sum </tmp/data").split()[0]
+    wanted = station.guest.make_data(_FILE_KIB)
     for family, address, own in (
         (socket.AF_INET, _HOST, station.ip),
         (socket.AF_INET6, _HOST6, station.ip6),

@@ -165,12 +165,16 @@ class Talker:
     Args:
         machine: what runs it.
         monitor: where QEMU takes commands, if it is QEMU.
+
+    Attributes:
+        digest: of its /tmp/data.
     """
 
     def __init__(self, machine: LiveMachine, monitor: Path) -> None:
         self._machine = machine
         self._monitor = monitor
         self._ready = False
+        self.digest = ""
 
     @classmethod
     @contextlib.contextmanager
@@ -205,6 +209,12 @@ class Talker:
         text = "".join(printed).strip()
         assert status.strip() == "STATUS 0", f"{words}: {status}{text}\n{self._machine.console}"
         return text
+
+    def make_data(self, kib: int) -> str:
+        """Have it make /tmp/data, of random bytes; return the digest."""
+        self.run(f"dd if=/dev/urandom of=/tmp/data bs=1k count={kib} 2>/dev/null")
+        self.digest = self.run("sha256sum </tmp/data").split()[0]
+        return self.digest
 
     def leave(self, words: str) -> None:
         """Have words executed after which it boots anew."""
@@ -312,8 +322,7 @@ def send_file(source: Station, target: Station, *, address: str = "") -> None:
         address: of the target; its IPv4 address if not given.
     """
     port = 7000 + target.number
-    wanted = source.guest.run("sha256sum </tmp/data").split()[0]
     target.guest.run(f"receive {target.place} {port}")
     source.guest.run(f"at {source.place} nc {address or target.ip} {port} </tmp/data")
     found = target.guest.run(f"received {port}")
-    assert found == wanted, f"from {source.number} to {target.number}"
+    assert found == source.guest.digest, f"from {source.number} to {target.number}"
