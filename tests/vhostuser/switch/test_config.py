@@ -7,6 +7,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import given as each
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from vhostuser.devices import NetOptions, SwitchOptions, tap_check
 from vhostuser.devices.tap_links import Link
@@ -120,6 +123,23 @@ def test_a_mistake_is_named_with_what_to_do(values, text):
     made, problems = read(PortConfig, values, Source.CONTROL)
     assert made is None
     assert any(text in line for line in lines(problems)), problems
+
+
+JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
+
+
+@settings(deadline=None)  # the machine may have other things to do
+@each(
+    st.dictionaries(
+        st.sampled_from([*FULL, "tap", "bridge"]) | st.text(),
+        JSON | st.sampled_from(list(FULL.values())),
+    )
+)
+def test_any_values_make_a_port_or_lines_that_say_why_not(values):
+    made, problems = read(PortConfig, values, Source.CONTROL)
+    assert (made is None) == bool(problems)
+    for problem in problems:
+        assert str(problem).isprintable()
 
 
 def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
