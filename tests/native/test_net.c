@@ -6,6 +6,7 @@
 
 #include "bench.h"
 #include "check.h"
+#include "net.h"
 
 enum {
     HEADER = 12,
@@ -425,6 +426,35 @@ static void addresses_are_learned_and_move(void)
     close_bench();
 }
 
+/* However it lies in its buffers: what was checked is what arrives. */
+static void a_locked_port_sends_from_its_own_address_only(void)
+{
+    static const uint32_t cuts[] = {1, HEADER, HEADER + 5, HEADER + 12, HEADER + 13, HEADER + 99};
+    struct line *rx = &bench.lines[0], *tx = &bench.lines[3];
+
+    open_ports(2, VERSION_1);
+    bench.net->ports[1]->locked = true;
+    bench.net->ports[1]->mac = net_address((const uint8_t[]){2, 0, 0, 0, 0, 1}); /* see frame_byte */
+    for (uint32_t i = 0; i < 7; i++) {
+        uint32_t length = HEADER + 100, cut = i < 6 ? cuts[i] : length;
+        const struct vhu_buffer pieces[] = {{space(tx, 0), cut, 0}, {space(tx, 0) + cut, length - cut, 0}};
+        uint8_t *bytes = guest_at(&bench.guest, space(tx, 0));
+
+        for (uint32_t at = 0; at < length; at++)
+            bytes[at] = at < HEADER ? 0 : frame_byte(at - HEADER, (uint8_t)i);
+        offer(rx, i, 512);
+        add(tx, pieces, i < 6 ? 2 : 1);
+        kick(tx);
+        CHECK_EQUAL(finish(rx), length);
+        check_frame(rx, i, 100, (uint8_t)i);
+        CHECK_EQUAL(finish(tx), 0);
+    }
+    send_between(1, 9, 2);
+    CHECK_EQUAL(dropped(1, VHU_NET_DROP_SPOOFED), 1);
+    CHECK(nothing_came(rx));
+    close_bench();
+}
+
 static void an_announcement_reaches_the_others(void)
 {
     static const uint8_t mac[6] = {2, 0, 0, 0, 0, 77};
@@ -703,6 +733,8 @@ static const struct test tests[] = {
      buffers_that_hold_no_frame_do_not_hold_up_the_thread},
     {"what nobody is there for is dropped", what_nobody_is_there_for_is_dropped},
     {"addresses are learned, and move", addresses_are_learned_and_move},
+    {"a locked port sends from its own address only",
+     a_locked_port_sends_from_its_own_address_only},
     {"an announcement reaches the others", an_announcement_reaches_the_others},
     {"a broken receive ring breaks alone", a_broken_receive_ring_breaks_alone},
     {"a broken transmit ring breaks alone", a_broken_transmit_ring_breaks_alone},

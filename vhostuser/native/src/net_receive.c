@@ -219,8 +219,10 @@ static void receive_segments(struct receiver *receiver, const struct net_frame *
     while (vhu_segments_next(&segments, &segment)) {
         if (receive_pieces(receiver, &segment, segment.iov) != RECEIVED)
             return; /* the next ones would fare no better */
-        count_more(&receiver->counters->segments, 1);
+        count_more(&receiver->counters->segments, frame->header.gso_type != NET_GSO_NONE);
     }
+    if (segments_are_left(&segments))
+        drop(receiver, VHU_NET_DROP_OFFLOAD, 1);
 }
 
 /* Any frame. It may go to others, too: its iov stays. */

@@ -11,6 +11,7 @@
 #include "worker.h"
 
 enum {
+    ADDRESSES = 12,      /* bytes that a frame begins with */
     ANNOUNCEMENT = 60,   /* bytes of the shortest frame */
     SHARE = 128 << 10,   /* bytes that may be copied for a queue before all others had their turn */
     BATCH_MOST = 512 << 10, /* bytes of chains after which a batch is full */
@@ -35,6 +36,8 @@ struct sending {
     struct ring_buffer taken[BATCH]; /* hva NULL: `pieces` says what it is */
     struct pieces pieces[BATCH];
     struct net_frame frames[BATCH];
+    uint8_t addresses[BATCH][ADDRESSES]; /* of a locked port's frames ... */
+    struct iovec pinned[BATCH][2];       /* ... and where these lie, then, of one buffer */
 };
 
 /* ---- Taking ------------------------------------------------------------------------------------ */
@@ -47,16 +50,16 @@ static int take_chain(struct sending *sending)
     struct vhu_ring *ring = queue->ring;
     struct vhu_chain chain;
 
-    if (sending->iov_used > queue->device->spare_iov || sending->bytes > BATCH_MOST)
+    if (sending->iov_used >= queue->device->spare_iov || sending->bytes > BATCH_MOST)
         return 0;
-    int rc = vhu_ring_pop(ring, queue->iov + sending->iov_used, &chain);
+    int rc = vhu_ring_pop(ring, queue->iov + sending->iov_used + 1, &chain); /* see pin */
     if (rc != 1)
         return rc;
     ring->in_flight[chain.id] = 0; /* given back before anything else is popped */
     sending->taken[sending->count] = (struct ring_buffer){.id = chain.id, .slots = chain.slots};
     sending->pieces[sending->count++] =
         (struct pieces){chain.iov, chain.readable, chain.readable_bytes};
-    sending->iov_used += chain.readable;
+    sending->iov_used += 1 + chain.readable;
     sending->bytes += chain.readable_bytes;
     return 1;
 }
@@ -159,10 +162,34 @@ static inline bool read_frame(const struct sending *sending, uint32_t index, str
     return true;
 }
 
+/* Have a frame begin with the addresses that were checked: a guest could write others there before they are copied.
+ * In front of a chain's pieces there is room for one more. */
+static void pin(struct sending *sending, uint32_t index)
+{
+    struct net_frame *frame = &sending->frames[index];
+    uint8_t *addresses = sending->addresses[index];
+    struct slice rest = {frame->iov, frame->count, frame->bytes};
+
+    memcpy(addresses, &frame->destination, ADDRESSES / 2);
+    memcpy(addresses + ADDRESSES / 2, &frame->source, ADDRESSES / 2);
+    if (frame->iov == &frame->single) {
+        sending->pinned[index][1] = frame->single;
+        rest.iov = &sending->pinned[index][1];
+    }
+    slice_skip(&rest, ADDRESSES);
+    frame->iov = rest.iov - 1;
+    frame->iov[0] = (struct iovec){addresses, ADDRESSES};
+    frame->count = rest.count + 1;
+}
+
 static void read_batch(struct sending *sending)
 {
     for (uint32_t i = 0; i < sending->count; i++)
         sending->good += read_frame(sending, i, &sending->frames[sending->good]);
+    if (sending->queue->port->locked) {
+        for (uint32_t i = 0; i < sending->good; i++)
+            pin(sending, i);
+    }
 }
 
 /* ---- Giving back ------------------------------------------------------------------------------- */

@@ -108,8 +108,10 @@ static enum outcome write_segments(struct tap_writer *writer, const struct net_f
 
         if (outcome != WRITTEN)
             return outcome;
-        writer->segments++;
+        writer->segments += frame->header.gso_type != NET_GSO_NONE;
     }
+    if (segments_are_left(&segments))
+        return refuse(writer, VHU_NET_DROP_OFFLOAD, REFUSED);
     return WRITTEN;
 }
 
