@@ -161,6 +161,7 @@ static int await_events(struct vhu_worker *worker, int timeout, struct epoll_eve
     *ret = false;
     if (timeout == 0)
         return 0;
+    vhu_signal_unguard();
     if (has_pages(worker)) {
         *ret = timeout < 0 ? nap(worker) : take_page_kicks(worker);
         if (timeout < 0 || *ret)

@@ -90,6 +90,7 @@ static void open_port(struct net_port *port, const struct vhu_net_port_config *c
     store_relaxed(&port->pairs, config->pairs);
     store_relaxed(&port->link_down, false);
     store_relaxed(&port->announced, 0);
+    store_relaxed(&port->muted, 0);
     port->locked = config->locked;
     port->reset = true;
     port->mac = mac;
@@ -255,6 +256,7 @@ int vhu_net_queue_create(struct vhu_worker *worker, const struct queue_device *d
         return rc;
     queue->port = port;
     queue->pair = ring / 2;
+    queue->muted = &port->muted;
     if (ring % 2 == 0 && ring < 2 * port->pairs && port->net->config.shared)
         queue->shared = &port->receiver[ring / 2].lock;
     rc = occupy(port, ring, queue);

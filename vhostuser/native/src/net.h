@@ -56,6 +56,7 @@ struct net_port {
     bool reset;     /* what the control queue said is forgotten at the next start */
     uint64_t mac;
     uint64_t announced; /* the address that the others shall hear of next; 0: none */
+    uint64_t muted;     /* of all its queues */
     struct vhu_queue *control_queue;       /* under the net's mutex, as ... */
     struct vhu_queue *receives[PAIRS_MAX]; /* ... who has the rings that receive */
     struct net_control control;

@@ -124,7 +124,7 @@ static void publish_status(struct vhu_queue *queue)
     pthread_mutex_lock(&queue->worker->lock);
     queue->status = queue->actual;
     pthread_mutex_unlock(&queue->worker->lock);
-    vhu_signal_send(queue->event_fd);
+    (void)vhu_signal_send(queue->event_fd);
 }
 
 static void release_memory(struct vhu_queue *queue)
@@ -161,7 +161,7 @@ static void break_queue(struct vhu_queue *queue, const struct vhu_mem *mem, enum
     queue->actual.actual = VHU_QUEUE_BROKEN;
     queue->actual.fault = fault;
     queue->actual.fault_value = value;
-    vhu_signal_send(queue->fd[VHU_FD_ERR]);
+    vhu_queue_signal(queue, VHU_FD_ERR);
 }
 
 /* The memory that a ring's requests need, so that none of them needs any later. It comes from the
@@ -269,7 +269,7 @@ static void apply_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
     if (which == VHU_FD_CALL)
         queue->call_room.full = true;
     if (which == VHU_FD_CALL && queue->ring)
-        vhu_signal_send(fd); /* a call that went to the old one just now may be lost */
+        vhu_queue_signal(queue, which); /* a call that went to the old one just now may be lost */
 }
 
 /* Empty the mailbox: in one look, so that what is wanted comes with the fds that were set before. What

@@ -7,9 +7,44 @@
 
 #include "worker.h"
 
-enum { RENEW_AFTER = 1 << 14 /* chains, long before an event index in the past comes round again */ };
+enum {
+    RENEW_AFTER = 1 << 14, /* chains, long before an event index in the past comes round again */
+    MUTE = 100,            /* a peer gets no signal for so many times as long as it may have held us up */
+};
 
 static const uint32_t NOTIFY_ARMED = UINT32_MAX; /* no ring has the number 65535 */
+
+static bool is_muted(const struct vhu_queue *queue)
+{
+    uint64_t until = queue->muted ? load_relaxed(queue->muted) : 0;
+
+    return until > 0 && now_ns() < until;
+}
+
+static void note_signal(struct vhu_queue *queue, bool sent)
+{
+    if (!sent && queue->muted)
+        store_relaxed(queue->muted, now_ns() + (uint64_t)GUARD_MS * 1000000 * MUTE);
+}
+
+void vhu_queue_signal(struct vhu_queue *queue, enum vhu_queue_fd which)
+{
+    if (is_muted(queue))
+        return;
+    if (queue->muted)
+        vhu_signal_guard();
+    note_signal(queue, vhu_signal_send(queue->fd[which]));
+}
+
+static void call_driver(struct vhu_queue *queue)
+{
+    if (is_muted(queue))
+        return;
+    if (queue->muted)
+        vhu_signal_guard();
+    count_more(&queue->counters.calls, 1);
+    note_signal(queue, vhu_signal_send_often(queue->fd[VHU_FD_CALL], &queue->call_room));
+}
 
 void vhu_queue_publish(struct vhu_queue *queue)
 {
@@ -18,8 +53,7 @@ void vhu_queue_publish(struct vhu_queue *queue)
         count_more(&queue->counters.calls_suppressed, 1);
     } else if (queue->fd[VHU_FD_CALL] != NO_FD &&
                !vhu_queue_misbehaves(queue, VHU_MISCHIEF_LOST_CALLS)) {
-        count_more(&queue->counters.calls, 1);
-        vhu_signal_send_often(queue->fd[VHU_FD_CALL], &queue->call_room);
+        call_driver(queue);
     }
 }
 

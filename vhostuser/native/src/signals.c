@@ -9,8 +9,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { LOOK_EVERY = 64 /* signals between two looks at whether there is room for one */ };
@@ -39,26 +41,79 @@ bool vhu_signal_has_room(int fd)
     return poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT;
 }
 
-void vhu_signal_send(int fd)
+/* Only a write that waits is interrupted. */
+bool vhu_signal_send(int fd)
 {
     const uint64_t one = 1;
 
     if (fd == NO_FD || !vhu_signal_has_room(fd))
-        return;
-    if (write(fd, &one, sizeof(one)) < 0)
-        return;
+        return true;
+    return write(fd, &one, sizeof(one)) >= 0 || errno != EINTR;
 }
 
-void vhu_signal_send_often(int fd, struct signal_room *room)
+bool vhu_signal_send_often(int fd, struct signal_room *room)
 {
     const uint64_t one = 1;
 
     if (room->full && !vhu_signal_has_room(fd))
-        return;
+        return true;
     room->full = write(fd, &one, sizeof(one)) < 0;
+    bool held_up = room->full && errno == EINTR;
     if (++room->sent % LOOK_EVERY == 0)
         room->full |= !vhu_signal_has_room(fd);
+    return !held_up;
 }
+
+/* ---- Guards ------------------------------------------------------------------------------------ */
+
+/* A timer that interrupts its thread again and again: once might be just before the write that waits. */
+static _Thread_local struct {
+    timer_t timer;
+    bool exists;
+    bool armed;
+} guard;
+
+static bool make_timer(void)
+{
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGURG};
+
+    event._sigev_un._tid = gettid();
+    guard.exists = guard.exists || timer_create(CLOCK_MONOTONIC, &event, &guard.timer) == 0;
+    return guard.exists;
+}
+
+static void set_timer(long ms)
+{
+    struct timespec interval = {.tv_nsec = ms * 1000000};
+    const struct itimerspec times = {interval, interval};
+
+    (void)timer_settime(guard.timer, 0, &times, NULL);
+}
+
+void vhu_signal_guard(void)
+{
+    if (guard.armed || !make_timer())
+        return;
+    guard.armed = true;
+    set_timer(GUARD_MS);
+}
+
+void vhu_signal_unguard(void)
+{
+    if (!guard.armed)
+        return;
+    guard.armed = false;
+    set_timer(0);
+}
+
+void vhu_signal_release_guard(void)
+{
+    if (guard.exists)
+        (void)timer_delete(guard.timer);
+    guard.exists = guard.armed = false;
+}
+
+/* ---- Taking ------------------------------------------------------------------------------------ */
 
 enum signal_drained vhu_signal_drain(int fd, uint32_t events)
 {

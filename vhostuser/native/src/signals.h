@@ -9,7 +9,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { NO_FD = -1 };
+enum {
+    NO_FD = -1,
+    GUARD_MS = 20,
+};
 
 /* Make an fd that arrived non-blocking. On failure it is closed. 0 or a negative errno. */
 int vhu_signal_adopt(int fd);
@@ -18,8 +21,8 @@ void vhu_signal_close(int fd);
 /* Whether an fd takes a signal now. */
 bool vhu_signal_has_room(int fd);
 /* Signal an fd, if it is one. One that is full carries a signal already; one that is closed has nobody who
- * could miss it. The caller's thread blocks SIGPIPE. */
-void vhu_signal_send(int fd);
+ * could miss it. The caller's thread blocks SIGPIPE. False: the peer had this thread wait, until an interrupt. */
+bool vhu_signal_send(int fd);
 
 /* What is known of the room in an fd that is signalled often. */
 struct signal_room {
@@ -30,7 +33,14 @@ struct signal_room {
 /* The same with a look for room only now and then, and after a signal that found none: a driver that is
  * about to sleep for this very signal does not, if it comes soon enough. One that lets its fd fill up,
  * and made it block, holds this thread until somebody interrupts it. */
-void vhu_signal_send_often(int fd, struct signal_room *room);
+bool vhu_signal_send_often(int fd, struct signal_room *room);
+
+/* From now on until vhu_signal_unguard, interrupt this thread every GUARD_MS: for one that serves several peers,
+ * of whom one must not hold it up for the others. It is one of vhu_thread_start. */
+void vhu_signal_guard(void);
+void vhu_signal_unguard(void);
+/* This thread is about to end. */
+void vhu_signal_release_guard(void);
 
 enum signal_drained {
     DRAINED_NOTHING, /* somebody else took it */

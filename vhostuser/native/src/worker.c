@@ -225,6 +225,7 @@ static void *run(void *argument)
         }
     }
     finish_jobs(worker);
+    vhu_signal_release_guard();
     pthread_mutex_lock(&worker->lock);
     worker->ended = true;
     pthread_cond_broadcast(&worker->changed);

@@ -153,6 +153,7 @@ struct vhu_queue {
     struct vhu_queue_status actual;
     int fd[QUEUE_FDS];
     struct signal_room call_room;
+    uint64_t *muted; /* NULL, or until when its peer gets no signal: it had a thread wait that serves others, too */
     bool kick_watched;
     bool kick_dead;      /* its other end is gone: it will never be kicked again */
     uint32_t since_renewal; /* chains popped since the driver was last told not to kick */
@@ -239,6 +240,8 @@ int vhu_queue_create_for(struct vhu_worker *worker, const struct queue_device *d
 
 /* queue_signals.c, called by the worker's thread */
 
+/* Signal the call fd or the err fd now. */
+void vhu_queue_signal(struct vhu_queue *queue, enum vhu_queue_fd which);
 /* Show the driver what was pushed, and call it if it wants that. */
 void vhu_queue_publish(struct vhu_queue *queue);
 /* Chains were popped: see to it that the driver still does not kick. */
