@@ -389,9 +389,9 @@ int vhu_queue_create(struct vhu_worker *worker, struct vhu_blk *blk, int event_f
 int vhu_queue_create_net(struct vhu_worker *worker, struct vhu_net *net, uint32_t port, uint32_t ring,
                          int event_fd, struct vhu_queue **ret);
 /* One queue of a TAP device as pair `pair` of a port. `fd` (taken over, non-blocking) has IFF_VNET_HDR with a
- * header of 12 bytes; `features`: the GUEST_* offloads that may be written to it. It runs from now on, and is
- * destroyed at any time; nothing can be wanted of it. When somebody removes the device it becomes BROKEN, and
- * `event_fd` is signalled. Errors as above. */
+ * header of 12 bytes; `features`: the GUEST_* offloads that may be written to it. It is RUNNING soon,
+ * and destroyed at any time; nothing can be wanted of it. When somebody removes the device it becomes BROKEN.
+ * Errors as above. */
 int vhu_queue_create_tap(struct vhu_worker *worker, struct vhu_net *net, uint32_t port, uint32_t pair, int fd,
                          uint64_t features, int event_fd, struct vhu_queue **ret);
 /* Only when STOPPED, or after its worker was stopped. */

@@ -25,6 +25,7 @@ enum {
     BATCH = 64,     /* frames before other rings get their turn: no more than a word has bits */
     STEERING = 256, /* flows of a port that are told apart */
     MADE_MAX = 1518,
+    SHARE = 128 << 10,    /* bytes that may be copied for a queue before all others had their turn */
     FRAME_COST = 256,     /* bytes that are copied in the time that a frame takes besides */
     NET_SPARE_IOV = 2048, /* of a queue: so that a batch may have more chains than one of the longest */
 };
@@ -127,13 +128,18 @@ void vhu_net_port_begin(struct net_port *port, uint64_t features);
  * whose addresses were read. Their iov may be changed. */
 void vhu_net_forward(struct net_port *port, uint32_t pair, uint32_t now_s, struct net_frame *frames,
                      uint32_t count);
+/* The same for one frame that is in a buffer of `to`, the only other port, already. False: it does not belong there. */
+bool vhu_net_belongs(struct net_port *port, uint32_t pair, uint32_t now_s, struct net_frame *frame,
+                     const struct net_port *to);
 /* The one other port that is up where there is no further one, or NULL. */
 struct net_port *vhu_net_only_other(const struct net_port *port);
 
 /* net_send.c: of the first pair's queue, announce the address that waits for it. */
 void vhu_net_announce(struct vhu_queue *queue);
 
-/* net_receive.c: put frames into the ring of an endpoint's queue, which is served and locked. */
+/* net_receive.c: the negotiated features, but for offloads that the driver has turned off again. */
+uint64_t vhu_net_in_force(const struct net_port *port, uint64_t features);
+/* Put frames into the ring of an endpoint's queue, which is served and locked. */
 void vhu_net_receive(struct net_port *port, uint32_t pair, struct net_frame *const *frames, uint32_t count);
 /* net_tap_write.c: the same for the queue of a TAP. */
 void vhu_tap_receive(struct net_port *port, uint32_t pair, struct net_frame *const *frames, uint32_t count);

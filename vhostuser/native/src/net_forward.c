@@ -216,6 +216,30 @@ static void echo(struct net_port *port, struct net_source *source, struct net_fr
         drop(source, VHU_NET_DROP_NO_RECEIVER, count);
 }
 
+bool vhu_net_belongs(struct net_port *port, uint32_t pair, uint32_t now_s, struct net_frame *frame,
+                     const struct net_port *to)
+{
+    struct net_source *source = &port->sender[pair];
+
+    if (load_relaxed(&port->link_down)) {
+        drop(source, VHU_NET_DROP_LINK, 1);
+        return false;
+    }
+    if (now_s != load_relaxed(&port->net->table.now_s))
+        vhu_table_tick(&port->net->table, now_s);
+    if (!admit(port, source, pair, frame)) {
+        drop(source, VHU_NET_DROP_SPOOFED, 1);
+        return false;
+    }
+    uint16_t number = look_up(port, frame->destination);
+    if (number != TO_FLOOD && number != to->number) {
+        drop(source, VHU_NET_DROP_NO_RECEIVER, 1);
+        return false;
+    }
+    count_sent(source, &frame, 1, 1);
+    return true;
+}
+
 void vhu_net_forward(struct net_port *port, uint32_t pair, uint32_t now_s, struct net_frame *frames,
                      uint32_t count)
 {

@@ -245,6 +245,11 @@ static void receive_any(struct receiver *receiver, const struct net_frame *frame
 
 /* ---- What others call -------------------------------------------------------------------------- */
 
+uint64_t vhu_net_in_force(const struct net_port *port, uint64_t features)
+{
+    return (features & ~GUEST_OFFLOADS) | (features & load_relaxed(&port->control.offloads));
+}
+
 static void receiver_init(struct receiver *receiver, struct net_port *port, uint32_t pair)
 {
     struct net_endpoint *endpoint = &port->receiver[pair];
@@ -254,7 +259,7 @@ static void receiver_init(struct receiver *receiver, struct net_port *port, uint
         .port = port,
         .queue = endpoint->queue,
         .counters = &endpoint->counters,
-        .features = (features & ~GUEST_OFFLOADS) | (features & load_relaxed(&port->control.offloads)),
+        .features = vhu_net_in_force(port, features),
         .header_size = net_header_size(features),
     };
 }

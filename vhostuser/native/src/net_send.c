@@ -13,7 +13,6 @@
 enum {
     ADDRESSES = 12,      /* bytes that a frame begins with */
     ANNOUNCEMENT = 60,   /* bytes of the shortest frame */
-    SHARE = 128 << 10,   /* bytes that may be copied for a queue before all others had their turn */
     BATCH_MOST = 512 << 10, /* bytes of chains after which a batch is full */
 };
 

@@ -3,7 +3,7 @@
  * Frames out of the kernel, which come in by a TAP (Linux, Documentation/networking/tuntap.rst).
  *
  * Whom a frame is for is known when it was read, and memory of a guest that it is not for must not get it: so it is
- * read into memory of ours and copied from there.
+ * read into memory of ours and copied from there, unless there is but one whom it could be for (net_tap_direct.c).
  */
 #include "net_tap.h"
 
@@ -34,7 +34,7 @@ static void drop(struct vhu_queue *queue, enum vhu_net_drop reason)
     count_more(&queue->port->sender[queue->pair].counters.drops[reason], 1);
 }
 
-static enum tap_read failed(struct vhu_queue *queue)
+enum tap_read vhu_tap_failed(struct vhu_queue *queue)
 {
     if (errno == EAGAIN || errno == EINTR)
         return TAP_EMPTY;
@@ -44,8 +44,7 @@ static enum tap_read failed(struct vhu_queue *queue)
     return TAP_FAILED;
 }
 
-/* Check the header that the kernel wrote before a frame, and note what the frame is. False: it is dropped. */
-static bool note(struct vhu_queue *queue, uint8_t *start, size_t bytes, struct net_frame *ret)
+bool vhu_tap_note(struct vhu_queue *queue, uint8_t *start, size_t bytes, struct net_frame *ret)
 {
     if (bytes < NET_HEADER_SIZE + FRAME_MIN || bytes > TAP_FRAME) {
         drop(queue, VHU_NET_DROP_LENGTH);
@@ -81,11 +80,11 @@ static enum tap_read read_batch(struct vhu_queue *queue, struct net_frame *frame
         ssize_t bytes = read(queue->fd[VHU_FD_KICK], tap->in + used, TAP_FRAME + 1);
 
         if (bytes <= 0) {
-            end = bytes == 0 ? TAP_ENDED : failed(queue);
+            end = bytes == 0 ? TAP_ENDED : vhu_tap_failed(queue);
             break;
         }
         tap->failures = 0;
-        if (!note(queue, tap->in + used, (size_t)bytes, &frames[good]))
+        if (!vhu_tap_note(queue, tap->in + used, (size_t)bytes, &frames[good]))
             continue;
         used += ((size_t)bytes + LINE - 1) & ~(size_t)(LINE - 1);
         good++;
@@ -96,6 +95,15 @@ static enum tap_read read_batch(struct vhu_queue *queue, struct net_frame *frame
 
 /* ---- The queue --------------------------------------------------------------------------------- */
 
+static void publish(struct vhu_queue *queue, enum vhu_queue_actual actual)
+{
+    queue->actual.actual = actual;
+    pthread_mutex_lock(&queue->worker->lock);
+    queue->status = queue->actual;
+    pthread_mutex_unlock(&queue->worker->lock);
+    vhu_signal_send(queue->event_fd);
+}
+
 /* The device is gone, or no good: leave the file alone, which would be ready for ever. */
 static void end(struct vhu_queue *queue)
 {
@@ -104,11 +112,7 @@ static void end(struct vhu_queue *queue)
     store_relaxed(&queue->port->receiver[queue->pair].ready, false);
     queue_unlock(queue);
     vhu_queue_watch(queue);
-    queue->actual.actual = VHU_QUEUE_BROKEN;
-    pthread_mutex_lock(&queue->worker->lock);
-    queue->status = queue->actual;
-    pthread_mutex_unlock(&queue->worker->lock);
-    vhu_signal_send(queue->event_fd);
+    publish(queue, VHU_QUEUE_BROKEN);
 }
 
 /* Whether to look at the file in this pass: a look at an empty one costs a system call. */
@@ -123,22 +127,35 @@ static void put_off(struct tap *tap, const struct vhu_worker *worker)
     tap->next_look = worker->passes + tap->pause;
 }
 
+/* Read by way of our memory, and hand on. `ret`: how many frames there were. */
+static enum tap_read read_and_forward(struct vhu_queue *queue, uint32_t *ret)
+{
+    struct net_frame frames[BATCH];
+    enum tap_read end = read_batch(queue, frames, ret);
+
+    if (*ret > 0)
+        vhu_net_forward(queue->port, queue->pair, queue->worker->now_s, frames, *ret);
+    return end;
+}
+
 static bool serve(struct vhu_queue *queue)
 {
+    struct net_source *source = &queue->port->sender[queue->pair];
     struct tap *tap = queue->tap;
-    struct net_frame frames[BATCH];
-    uint32_t good;
+    enum tap_read read;
+    uint32_t frames;
 
     if (!is_due(tap, queue->worker))
         return false;
-    enum tap_read read = read_batch(queue, frames, &good);
-    if (good > 0) {
-        vhu_net_forward(queue->port, queue->pair, queue->worker->now_s, frames, good);
-        count_more(&queue->counters.requests, good);
-    }
+    source->cost = 0;
+    struct net_port *only = vhu_tap_only_receiver(queue);
+    if (!only || !vhu_tap_read_direct(queue, only, &read, &frames))
+        read = read_and_forward(queue, &frames);
+    count_more(&queue->counters.requests, frames);
+    queue->debt = (uint32_t)(source->cost / SHARE);
     if (read == TAP_ENDED)
         end(queue);
-    if (read == TAP_EMPTY && good == 0) {
+    if (read == TAP_EMPTY && frames == 0) {
         put_off(tap, queue->worker);
         return false;
     }
@@ -172,6 +189,7 @@ static void joined(struct vhu_queue *queue)
     queue_unlock(queue);
     queue->tap->next_look = queue->worker->passes;
     vhu_queue_watch(queue);
+    publish(queue, VHU_QUEUE_RUNNING);
 }
 
 static void leaving(struct vhu_queue *queue)
@@ -243,7 +261,6 @@ int vhu_queue_create_tap(struct vhu_worker *worker, struct vhu_net *net, uint32_
     }
     struct vhu_queue *queue = *ret;
     queue->fd[VHU_FD_KICK] = fd;
-    queue->status.actual = queue->actual.actual = VHU_QUEUE_RUNNING;
     vhu_worker_attach(worker, queue);
     return 0;
 }

@@ -28,9 +28,7 @@ enum outcome {
     NONE_PASSES, /* nor would the next */
 };
 
-/* A guest may have truncated the file of its memory. A system call does not tell our handler of lost memory; a
- * look at each page does, and has it put other memory in its place. */
-static void touch(const struct iovec *iov, uint32_t count)
+void vhu_tap_touch(const struct iovec *iov, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         const volatile uint8_t *bytes = iov[i].iov_base;
@@ -85,7 +83,7 @@ static enum outcome write_frame(struct tap_writer *writer, const struct net_fram
         count = gather(writer->queue->tap, frame, iov + 1);
     ssize_t bytes = writev(fd, iov, (int)count + 1);
     if (bytes < 0 && errno == EFAULT) {
-        touch(iov + 1, count);
+        vhu_tap_touch(iov + 1, count);
         bytes = writev(fd, iov, (int)count + 1);
     }
     if (bytes < 0)
