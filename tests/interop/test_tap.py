@@ -170,7 +170,6 @@ def test_a_pulled_cable_shows_at_the_host_and_stops_frames_until_it_is_back():
         transfer(left, right, "10.9.0.2", 100)
         switch.ask("down 1")
         assert right.link("right")["operstate"] == "DOWN"
-        assert switch.sent(1)[0]["drops"]["link"] == 0
         switch.ask("up 1")
         assert right.link("right")["operstate"] != "DOWN"
         transfer(left, right, "10.9.0.2", _MIB)
