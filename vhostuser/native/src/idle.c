@@ -83,8 +83,6 @@ static bool invite(struct vhu_queue *queue)
     queue_lock(queue);
     bool ready = vhu_ring_kick_enable(queue->ring);
     queue_unlock(queue);
-    if (ready)
-        queue->idle = 0;
     return ready;
 }
 
@@ -185,13 +183,13 @@ void vhu_worker_sleep(struct vhu_worker *worker)
             kicked = true; /* a completion: worth having waited for, too */
         } else if (queue) {
             queue->device->kicked(queue, events[i].events);
-            queue->idle = 0;
             kicked = true;
         } else if (read(worker->wake_fd, &count, sizeof(count)) < 0) {
             continue; /* another wake-up took it: the flag says what there is to do */
         }
     }
     suppress_kicks(worker);
+    worker->look_at_all = true;
     uint64_t now = now_ns();
     worker->now_s = (uint32_t)(now / SECOND_NS);
     if (timeout != 0)

@@ -23,8 +23,6 @@ enum {
                                 wait for those of another worker */
     NAP_US = 100,
     CLOCK_EVERY = 1024, /* passes between two looks at the clock */
-    LONG_IDLE = 4096,   /* looks at a queue that found nothing, after which only ... */
-    LOOK_EVERY = 8,     /* ... every eighth pass looks at it: a power of two */
 };
 
 /* ---- The thread ------------------------------------------------------------------------------ */
@@ -91,21 +89,6 @@ static bool sort_queues(struct vhu_worker *worker)
     return go_on;
 }
 
-/* Note which queues are to be looked at in every pass. */
-static void list_served(struct vhu_worker *worker)
-{
-    struct vhu_queue **end = &worker->served;
-
-    for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
-        if (queue->device->passive)
-            continue;
-        queue->idle = 0;
-        *end = queue;
-        end = &queue->next_served;
-    }
-    *end = NULL;
-}
-
 /* Carry out what other threads want. Returns false when the thread shall end. */
 static bool attend(struct vhu_worker *worker)
 {
@@ -115,7 +98,7 @@ static bool attend(struct vhu_worker *worker)
         vhu_queue_apply(queue);
         queue->device->attend(queue);
     }
-    list_served(worker);
+    vhu_turns_arrange(worker);
     return true;
 }
 
@@ -161,24 +144,9 @@ static void check_memory(struct vhu_worker *worker)
 
 static bool serve_all(struct vhu_worker *worker)
 {
-    bool worked = false;
-
     if (++worker->passes % CLOCK_EVERY == 0)
         worker->now_s = (uint32_t)(now_ns() / SECOND_NS);
-    for (struct vhu_queue *queue = worker->served; queue; queue = queue->next_served) {
-        if (queue->idle >= LONG_IDLE && (queue->idle++ & (LOOK_EVERY - 1)) != 0)
-            continue;
-        if (__builtin_expect(queue->debt > 0, 0)) {
-            queue->debt--; /* where nobody else has work, these passes take no time */
-            continue;
-        }
-        if (queue_is_served(queue) && queue->device->serve(queue)) {
-            queue->idle = 0;
-            worked = true;
-        } else {
-            queue->idle++;
-        }
-    }
+    bool worked = vhu_turns_take(worker);
     if (worker->in_flight > 0)
         worked |= carry_on(worker);
     if (worker->faults_seen != vhu_sigbus_count())

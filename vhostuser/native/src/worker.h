@@ -35,7 +35,9 @@ struct vhu_worker {
 
     /* the thread's own */
     struct vhu_queue *queues;
-    struct vhu_queue *served; /* those of them that are looked at in every pass */
+    struct vhu_queue *served;  /* those of them that are looked at in every pass ... */
+    struct vhu_queue *resting; /* ... and those that are, less often */
+    bool look_at_all;          /* in the next one */
     uint32_t passes;
     uint32_t now_s;           /* the second it is, or was not long ago */
     uint64_t busy_ns;         /* read by anyone */
@@ -113,7 +115,7 @@ struct queue_device {
 struct vhu_queue {
     struct vhu_worker *worker;
     const struct queue_device *device;
-    struct vhu_queue *next_served; /* of those that are looked at in every pass */
+    struct vhu_queue *next_served; /* see turns.c */
     uint32_t idle;                 /* looks in a row that found nothing */
     uint32_t debt;                 /* passes that it sits out, after one that took more than its share */
     uint32_t *shared;              /* NULL, or the lock with which other threads use the ring, too */
@@ -268,6 +270,13 @@ void vhu_queue_apply(struct vhu_queue *queue);
 void vhu_queue_check_memory(struct vhu_queue *queue);
 /* Let go of everything; the thread does not know the queue any more, or has ended. */
 void vhu_queue_release(struct vhu_queue *queue);
+
+/* turns.c, called by the worker's thread */
+
+/* Queues came or went, or their rings did. */
+void vhu_turns_arrange(struct vhu_worker *worker);
+/* Give each queue its turn. Returns whether there was anything to do. */
+bool vhu_turns_take(struct vhu_worker *worker);
 
 /* idle.c, called by the worker's thread */
 
