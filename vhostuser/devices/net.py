@@ -89,7 +89,9 @@ class NetDevice:
     def status(self) -> NetStatus:
         """Of its link, as the driver sees it."""
         status = NetStatus.LINK_UP if self.port.link_up else NetStatus(0)
-        return status if self._asked is None else status | NetStatus.ANNOUNCE
+        # Not by the event: who has its command acknowledged may read this before that comes.
+        awaited = self._asked is not None and self.port.state().announced == self._asked
+        return status | NetStatus.ANNOUNCE if awaited else status
 
     def use_features(self, features: VirtioFeatures) -> None:
         """Learn what the driver has accepted. See `Device`."""
@@ -162,8 +164,6 @@ class NetDevice:
 
     def _look(self) -> None:
         """Take up what the driver has set, and tell it of a configuration that changed."""
-        if self._asked is not None and self.port.state().announced != self._asked:
-            self._asked = None
         config = self._config()
         if config != self._shown:
             self._shown = config
