@@ -26,8 +26,8 @@ _TIMES = 3
 _LEAST_SIGNALS = 1000
 """Doorbells and interrupts without which nothing was proved."""
 
-_SETTLE_SECONDS = 6.0
-"""Five seconds after a front-end came our process looks, once, whether its memory is shared."""
+_SETTLE_SECONDS = 0.5
+"""What a new front-end costs is over by then; after that nothing of ours is to run."""
 
 _RELAY_TIMES = 5
 _RELAY_SECONDS = 0.2
