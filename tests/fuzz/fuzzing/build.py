@@ -15,7 +15,7 @@ from .seeds import write_seeds
 
 __all__ = ["RING_TARGETS", "TARGETS", "BuildError", "Workplace", "build"]
 
-TARGETS = ("device", "driver", "memory", "blk", "offload")
+TARGETS = ("device", "driver", "memory", "blk", "offload", "net")
 RING_TARGETS = ("device", "driver")
 """The targets whose states are ring states."""
 

@@ -150,7 +150,8 @@ def quick(seconds: int) -> list[list[Turn]]:
     rest = seconds - sum(turn.seconds for turn in others)
     if rest > 0:
         others.append(Turn("device", rest))
-    return [[Turn("device", seconds)], others]
+    switch = max(1, round(seconds * 0.4))
+    return [[Turn("device", max(1, seconds - switch)), Turn("net", switch)], others]
 
 
 def say(figures: dict[str, Figures]) -> None:

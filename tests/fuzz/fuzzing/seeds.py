@@ -124,6 +124,61 @@ def _offload() -> dict[str, bytes]:
     return seeds
 
 
+def _net() -> dict[str, bytes]:
+    """Switches of two to four ports that talk: steps are numbered as in fuzz_net.c."""
+    seeds = {}
+    for features in range(0, 0x100, 0x10):
+        packed = 0x10 if features & 0x40 else 0
+        for ports in (2, 3, 4):
+            for number, mask in enumerate((0x00, 0xFF)):
+                head = bytes([features >> 4 & 1, ports - 2])
+                for port in range(ports):
+                    ring = bytes([0x07, 8 * port, 0, 0, 3])
+                    rings = ring + bytes([0x06, 1 + 8 * port, 0, 0, 3, 0x03, 2, 0, 0, 3])
+                    own = 0xC3 | packed | features >> 3 & 0x0C
+                    head += bytes([4 if port == 0 else port - 1, own, mask, mask]) + rings
+                offers = b"".join(
+                    bytes([1 | port << 4, 0x20 * number, 12, *range(12)]) for port in range(4)
+                )
+                frames = b"".join(
+                    bytes([port << 4, kind, 0x06 | features & 0x80, 0x10, 0x40])
+                    + (bytes([0xB0, 0x04]) if kind & 0x10 else b"")
+                    + bytes([to, port + 1, flags, 0x20, 0x40, 1, 2, 3, 0x85, 6])
+                    for port in range(ports)
+                    for kind, to, flags in (
+                        (0, 0, 0),
+                        (0x10, 1, 3),
+                        (0x11, 2, 3),
+                        (0x12, 1, 3),
+                        (1, 2, 1),
+                    )
+                )
+                commands = b"".join(
+                    bytes([3, group | command << 3, 0, data, 1, 0, 2, 0, 9])
+                    for group, command, data in (
+                        (0, 0, 1),
+                        (0, 1, 1),
+                        (1, 0, 0x98),
+                        (1, 1, 3),
+                        (2, 0, 2),
+                        (3, 0, 0),
+                        (5, 0, 4),
+                    )
+                )
+                steps = (
+                    offers
+                    + frames
+                    + b"\x09"
+                    + commands
+                    + b"\x09\x07\x44"
+                    + offers
+                    + frames
+                    + b"\x09"
+                )
+                seeds[f"talk-{features >> 4:x}-{ports}-{number}"] = head + steps
+    return seeds
+
+
 def write_seeds(folder: Path) -> None:
     """Write all seeds.
 
@@ -136,6 +191,7 @@ def write_seeds(folder: Path) -> None:
         ("memory", _memory()),
         ("blk", _blk()),
         ("offload", _offload()),
+        ("net", _net()),
     ):
         (folder / target).mkdir(parents=True, exist_ok=True)
         for name, data in inputs.items():

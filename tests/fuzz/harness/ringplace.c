@@ -34,21 +34,21 @@ static bool put_area(struct ringplace *place, int area, uint32_t region, bool hi
 }
 
 /* The areas in one region or in three, each at one of its ends. */
-static bool put_areas(struct ringplace *place, uint8_t how)
+static bool put_areas(struct ringplace *place, uint8_t how, struct ringplace_room *room)
 {
-    uint32_t low[REGIONS_MAX] = {0}, end[REGIONS_MAX], count = place->arena->count;
-    uint32_t usable = count < 4 ? count : 4;
+    uint32_t count = place->arena->count, usable = count < 4 ? count : 4;
+    struct ringplace_room left = *room;
 
-    for (uint32_t i = 0; i < usable; i++)
-        end[i] = place->arena->places[i].size;
     for (int area = 0; area < 3; area++) {
         uint32_t region = ((how & 3) + (how & 4 ? (uint32_t)area : 0)) % usable;
 
         place->size[area] =
             (uint32_t)vhu_ring_area_size(place->config.features, place->num, area);
-        if (!put_area(place, area, region, how >> (3 + area) & 1, &low[region], &end[region]))
+        if (!put_area(place, area, region, how >> (3 + area) & 1, &left.low[region],
+                      &left.end[region]))
             return false;
     }
+    *room = left;
     return true;
 }
 
@@ -93,30 +93,52 @@ static void take_state(struct input *input, struct ringplace *place, bool odd)
     }
 }
 
+void ringplace_room_begin(struct ringplace_room *room, const struct arena *arena)
+{
+    for (uint32_t i = 0; i < arena->count; i++) {
+        room->low[i] = 0;
+        room->end[i] = arena->places[i].size;
+    }
+}
+
+bool ringplace_take_next(struct input *input, struct arena *arena, uint64_t features,
+                         struct ringplace_room *room, struct ringplace *ret)
+{
+    uint8_t shape = take_u8(input), how = take_u8(input);
+
+    *ret = (struct ringplace){
+        .arena = arena,
+        .packed = features >> VIRTIO_F_RING_PACKED & 1,
+        .config.features = features,
+    };
+    const uint32_t *nums = ret->packed ? packed_nums : split_nums;
+    ret->num = nums[shape & (NUM_CHOICES - 1)];
+    while (!put_areas(ret, how, room)) {
+        if (ret->num == 0)
+            return false;
+        ret->num /= 2;
+    }
+    ret->config.num = ret->num;
+    states_changed(features, ret->gpa, sizeof(ret->gpa));
+    take_state(input, ret, shape >> 4 == 0xf);
+    states_changed(ret->num, &ret->config.state, sizeof(ret->config.state));
+    return ringplace_enter(ret, 0);
+}
+
 bool ringplace_take(struct input *input, struct ringplace *ret)
 {
-    uint8_t layout = take_u8(input), shape = take_u8(input), how = take_u8(input);
+    uint8_t layout = take_u8(input);
     uint64_t features = (uint64_t)(layout >> 4) << VIRTIO_F_INDIRECT_DESC & (3ULL << 28);
+    struct arena *arena = &arenas()[(layout & 0xf) % LAYOUTS];
+    struct ringplace_room room;
 
     if (layout & 0x40)
         features |= 1ULL << VIRTIO_F_RING_PACKED;
     if (layout & 0x80)
         features |= 1ULL << 35; /* IN_ORDER */
-    *ret = (struct ringplace){
-        .arena = &arenas()[(layout & 0xf) % LAYOUTS],
-        .packed = layout & 0x40,
-        .config.features = features,
-    };
-    const uint32_t *nums = ret->packed ? packed_nums : split_nums;
-    ret->num = nums[shape & (NUM_CHOICES - 1)];
-    while (!put_areas(ret, how))
-        ret->num /= 2;
-    ret->config.num = ret->num;
-    arena_reset(ret->arena);
-    states_changed(features, ret->gpa, sizeof(ret->gpa));
-    take_state(input, ret, shape >> 4 == 0xf);
-    states_changed(ret->num, &ret->config.state, sizeof(ret->config.state));
-    return ringplace_enter(ret, 0);
+    arena_reset(arena);
+    ringplace_room_begin(&room, arena);
+    return ringplace_take_next(input, arena, features, &room, ret);
 }
 
 uint64_t take_address(struct input *input, const struct ringplace *place)

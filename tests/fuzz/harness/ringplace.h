@@ -21,8 +21,18 @@ struct ringplace {
     struct vhu_ring_config config;
 };
 
+/* What of each region is not a ring's yet. */
+struct ringplace_room {
+    uint32_t low[REGIONS_MAX], end[REGIONS_MAX];
+};
+
 /* Decode a place from the front of `input` and reset its arena. False: no such ring fits there. */
 bool ringplace_take(struct input *input, struct ringplace *ret);
+/* All of an arena is free. */
+void ringplace_room_begin(struct ringplace_room *room, const struct arena *arena);
+/* The same for one of several rings that do not overlap, with features that are known. The arena was reset. */
+bool ringplace_take_next(struct input *input, struct arena *arena, uint64_t features,
+                         struct ringplace_room *room, struct ringplace *ret);
 /* The areas' host addresses in snapshot `which`; false: they do not lie in it. */
 bool ringplace_enter(struct ringplace *place, int which);
 

@@ -79,16 +79,22 @@ static uint32_t ways_of(const struct net_table *table, uint32_t bucket, uint16_t
     return count;
 }
 
+/* Whether a port may have one more address. */
+static bool may_grow(const struct net_table *table, uint16_t port)
+{
+    const struct net_learned *learned = &table->learned[port];
+
+    return load_relaxed(&learned->count) < load_relaxed(&learned->most);
+}
+
 /* The way that a new address of `port` gets, BUCKET_WAYS: none. A free one while the port may have more, else its
  * own oldest. In a full bucket a port that has several there loses one: who makes up addresses displaces nobody
  * who has few. */
 static uint32_t choose_way(const struct net_table *table, uint32_t bucket, uint16_t port)
 {
-    const struct net_learned *learned = &table->learned[port];
-    bool may_grow = load_relaxed(&learned->count) < load_relaxed(&learned->most);
     uint32_t chosen = BUCKET_WAYS, most = 1, way;
 
-    if (!may_grow)
+    if (!may_grow(table, port))
         return ways_of(table, bucket, port, &way) > 0 ? way : BUCKET_WAYS;
     for (uint32_t i = 0; i < BUCKET_WAYS; i++) {
         uint64_t entry = load_relaxed(&table->buckets[bucket].entry[i]);
@@ -115,7 +121,9 @@ void vhu_table_learn(struct net_table *table, uint64_t address, uint16_t port)
 
         if (was >> 16 != address || !was)
             continue;
-        if (was == word || replace(table, entry, was, word))
+        if (was != word && !may_grow(table, port))
+            (void)replace(table, entry, was, 0); /* it is no longer there, at least */
+        else if (was == word || replace(table, entry, was, word))
             store_relaxed(&table->seen[bucket * BUCKET_WAYS + way], now);
         return;
     }
