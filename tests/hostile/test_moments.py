@@ -9,21 +9,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import struct
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trio
+from flipping import flipping
 
 from protocol.vhost_user import GetFeatures, SetMemTable, SetVringEnable
 from protocol.virtio import BlkRequest, BlkStatus, VirtioFeatures
 from vhostuser.frontend import TRANSPORT_FEATURES, VIRTIO_USER, BlockDriver, RegionLayout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from vhostuser.fds import OwnedFd
     from vhostuser.frontend import FrontendClient, GuestBuffer
 
 LAYOUTS = {
@@ -202,35 +199,6 @@ async def table_under_load(served: Any, features: VirtioFeatures) -> None:
 
 
 # What changes while it is read
-
-
-@contextlib.asynccontextmanager
-async def flipping(fd: OwnedFd, offset: int, one: bytes, other: bytes) -> AsyncIterator[None]:
-    """Another process writes `one` and `other` there in turn, as fast as it can."""
-    arguments = [str(fd.fileno()), str(offset), one.hex(), other.hex()]
-    process = subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", FLIPPER, *arguments],
-        pass_fds=[fd.fileno()],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        await trio.to_thread.run_sync(process.stdout.readline)
-        yield
-    finally:
-        process.kill()
-        process.communicate()
-
-
-FLIPPER = """
-import mmap, sys
-fd, offset, one, other = int(sys.argv[1]), int(sys.argv[2]), *map(bytes.fromhex, sys.argv[3:])
-memory, end = mmap.mmap(fd, 0), offset + len(one)
-print(flush=True)
-while True:
-    memory[offset:end] = one
-    memory[offset:end] = other
-"""
 
 
 def header(kind: int, sector: int) -> bytes:

@@ -24,6 +24,7 @@ from vhostuser.frontend import (
     NetControl,
     NetDriver,
     Order,
+    RegionLayout,
 )
 from vhostuser.frontend.serving import accept_config_change
 from vhostuser.stream import connect_unix
@@ -122,11 +123,12 @@ async def served(
     options: NetOptions | None = None,
     order: Order = QEMU,
     accept: Callable[[Request], bool] | None = None,
+    layout: Sequence[RegionLayout] = (RegionLayout(gpa=0, size=16 << 20),),
 ) -> AsyncIterator[tuple[NetDevice, FrontendClient]]:
     """Have a device at a switch, and a front-end that has connected to it and said nothing yet."""
     with (
         tempfile.TemporaryDirectory(prefix="vhostuser-net-") as folder,
-        GuestMemory() as memory,
+        GuestMemory(layout) as memory,
         trio.fail_after(_PATIENCE),
     ):
         path = Path(folder) / "socket"
@@ -143,13 +145,15 @@ async def served(
 
 
 @contextlib.asynccontextmanager
-async def station(
+async def station(  # noqa: PLR0913 - keyword-only settings of a station
     switch: NetSwitch,
     features: VirtioFeatures = SPLIT,
     *,
     options: NetOptions | None = None,
     buffers: int = 32,
     order: Order = QEMU,
+    layout: Sequence[RegionLayout] = (RegionLayout(gpa=0, size=16 << 20),),
+    indirect_entries: int = 0,
 ) -> AsyncIterator[Station]:
     """Have a station at a switch, with all of its rings running.
 
@@ -159,6 +163,8 @@ async def station(
         options: of the device.
         buffers: receive buffers of each pair.
         order: whose habits the front-end has.
+        layout: of the guest's memory.
+        indirect_entries: of the table that each slot of a ring has.
     """
     tell, news = trio.open_memory_channel[None](100)
 
@@ -166,11 +172,13 @@ async def station(
         tell.send_nowait(None)
         return accept_config_change(request)
 
-    async with served(switch, options, order, take_news) as (device, client), tell, news:
+    async with served(switch, options, order, take_news, layout) as (device, client), tell, news:
         await client.negotiate(features=features, protocol_features=NET_PROTOCOL_FEATURES, queues=2)
         pairs = client.queue_num if NetFeatures.MQ in NetFeatures(int(client.features)) else 1
         rings = 2 * pairs + (1 if NetFeatures.CTRL_VQ in NetFeatures(int(client.features)) else 0)
-        queues = [client.setup_queue(index) for index in range(rings)]
+        queues = [
+            client.setup_queue(index, indirect_entries=indirect_entries) for index in range(rings)
+        ]
         await client.start()
         both = zip(queues[: 2 * pairs : 2], queues[1 : 2 * pairs : 2], strict=True)
         driver = NetDriver(tuple(both), buffers=buffers)
