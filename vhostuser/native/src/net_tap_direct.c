@@ -202,6 +202,7 @@ struct net_port *vhu_tap_only_receiver(const struct vhu_queue *queue)
     if (port->net->config.mode != VHU_NET_SWITCH)
         return NULL;
     struct net_port *only = vhu_net_only_other(port);
+    /* of several pairs, the frame itself would have to tell which one is to have it */
     return only && load_relaxed(&only->pairs) == 1 ? only : NULL;
 }
 
