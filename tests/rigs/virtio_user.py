@@ -43,6 +43,13 @@ class DriverPath:
     sums: bool = True
 
 
+_PACKED_VECTORS = (
+    "packed ring vectorized"
+    if "avx512f" in Path("/proc/cpuinfo").read_text().split()
+    else "packed ring standard"
+)
+"""The driver has its packed ring by vectors for AVX-512 alone, and takes the usual way without."""
+
 PATHS = {
     "split-merged": DriverPath(
         devargs="packed_vq=0,mrg_rxbuf=1,in_order=0", sends="standard", receives="mergeable buffer"
@@ -74,11 +81,11 @@ PATHS = {
         receives="packed ring mergeable buffer",
     ),
     # It writes the headers of four frames at a time into the wrong place when it has to compute
-    # checksums (DPDK 22.11 to 26.07), and takes the usual way where the processor lacks AVX-512.
+    # checksums (DPDK 22.11 to 26.07).
     "packed-vectors": DriverPath(
         devargs="packed_vq=1,mrg_rxbuf=0,in_order=1,vectorized=1",
-        sends="packed ring vectorized",
-        receives="packed ring vectorized",
+        sends=_PACKED_VECTORS,
+        receives=_PACKED_VECTORS,
         sums=False,
     ),
 }
