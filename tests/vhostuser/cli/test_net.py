@@ -13,8 +13,10 @@ import sys
 import pytest
 import trio
 from control_rig import controlling, guest_at
-from net_rig import BROADCAST, frame
+from net_rig import BROADCAST, CONTROL, PACKED, PAIRS, SPLIT, datagram, frame
 
+from protocol.virtio import NET_CONFIG_SIZE, NetCommand, NetConfig, net_pairs
+from vhostuser.frontend import FrontendClient, GuestMemory, NetControl, NetDriver
 from vhostuser.server import bind_unix
 
 COMMAND = [sys.executable, "-m", "vhostuser", "net"]
@@ -272,3 +274,37 @@ async def test_guests_with_several_pairs_have_them_on_several_workers(tmp_path):
         tmp_path, 2, "--socket-path=a", "--socket-path=b", "--queue-pairs=4", "--workers=2"
     ):
         await exchange(tmp_path / "a", tmp_path / "b")
+
+
+# Some messages have eight bits for a ring's number: beside 128 pairs there is none for a control
+# queue, and front-ends that use all of them keep it to themselves.
+@pytest.mark.parametrize(
+    ("pairs", "features"), [(128, PACKED), (127, SPLIT | CONTROL)], ids=["128", "127-and-control"]
+)
+async def test_there_may_be_many_pairs_and_each_carries_frames(tmp_path, pairs, features):
+    options = [f"--queue-pairs={pairs}", "--workers=2", "--speed=25000"]
+    with (
+        started(tmp_path, 2, "--socket-path=a", "--socket-path=b", *options),
+        GuestMemory() as memory,
+        trio.fail_after(SECONDS),
+    ):
+        async with (
+            FrontendClient.connect(tmp_path / "a", memory) as client,
+            guest_at(tmp_path / "b") as other,
+        ):
+            await client.negotiate(features=features | PAIRS, queues=2 * pairs)
+            rings = [client.setup_queue(index, num=16) for index in range(2 * pairs)]
+            control = client.setup_queue(2 * pairs) if features & CONTROL == CONTROL else None
+            await client.start()
+            config = NetConfig.parse(await client.get_config(0, NET_CONFIG_SIZE))
+            assert (client.queue_num, config.max_virtqueue_pairs) == (pairs, pairs)
+            assert (config.speed, config.duplex) == (25_000, 1)
+            if control is not None:
+                await NetControl(control).command(NetCommand.PAIRS, net_pairs(pairs))
+            one = NetDriver(list(zip(rings[::2], rings[1::2], strict=True)), buffers=2)
+            for pair in range(pairs):
+                await one.send(datagram(MACS[1], MACS[0], pair), pair=pair)
+                assert (await other.receive()).data == datagram(MACS[1], MACS[0], pair)
+                answer = datagram(MACS[0], MACS[1], pair, back=True)
+                await other.send(answer)
+                assert (await one.receive(pair=pair)).data == answer

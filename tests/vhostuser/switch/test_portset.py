@@ -11,6 +11,7 @@ import trio
 from control_rig import guest_at
 from net_rig import BROADCAST, frame
 
+from protocol.virtio import NET_CONFIG_SIZE, NetConfig
 from vhostuser.errors import TapError, UsageError
 from vhostuser.switch import PortConfig, PortSet, SwitchConfig
 from vhostuser.testing import RawFrontend
@@ -216,11 +217,23 @@ async def test_a_mode_is_every_ports_own_business(tmp_path, mode):
 async def test_options_reach_port_and_device(tmp_path):
     async with port_set() as ports:
         config = at(
-            tmp_path, "a", mac=MACS[2], lock_mac=True, queue_pairs=3, queue_size=256, mtu=9000
+            tmp_path,
+            "a",
+            mac=MACS[2],
+            lock_mac=True,
+            queue_pairs=3,
+            queue_size=256,
+            mtu=9000,
+            speed=25_000,
         )
         port = await ports.add(config)
         profile = port.device.profile
         assert (profile.queues, profile.queue_size, profile.mtu) == (7, 256, 9000)
+        assert await port.device.read_config(0, NET_CONFIG_SIZE) == bytes(
+            NetConfig(
+                mac=MACS[2], status=1, max_virtqueue_pairs=3, mtu=9000, speed=25_000, duplex=1
+            )
+        )
         assert (port.mac, port.port.pairs) == (MACS[2], 3)
         async with guest_at(tmp_path / "a") as guest:
             await guest.send(frame(BROADCAST, MACS[0]))
