@@ -41,7 +41,8 @@ struct net_endpoint {
 /* What a pair's ring sends. The sender's thread's; counters are read by anyone. */
 struct net_source {
     uint64_t known; /* an address that was learned ... */
-    uint32_t at_s;  /* ... in this second */
+    uint32_t at_s;  /* ... in this second ... */
+    uint32_t losses; /* ... and nobody has lost one since */
     uint64_t cost;  /* bytes that its frames took since somebody cleared this, for all receivers together */
     struct vhu_queue *queue; /* under the net's mutex */
     struct vhu_net_counters counters;

@@ -95,14 +95,14 @@ static inline bool admit(struct net_port *from, struct net_source *source, uint3
                          struct net_frame *frame)
 {
     struct net_table *table = &from->net->table;
-    uint32_t now_s = load_relaxed(&table->now_s);
+    uint32_t now_s = load_relaxed(&table->now_s), losses = load_relaxed(&table->losses);
 
     if (from->pairs > 1) {
         frame->flow = vhu_flow_hash(frame);
         if (frame->flow)
             store_relaxed(&from->steering[frame->flow % STEERING], (uint8_t)(pair + 1));
     }
-    if (frame->source == load_relaxed(&source->known) && now_s == source->at_s)
+    if (frame->source == load_relaxed(&source->known) && now_s == source->at_s && losses == source->losses)
         return true;
     if (frame->source & GROUP_BIT || frame->source == 0 ||
         (from->locked && frame->source != from->mac))
@@ -110,6 +110,7 @@ static inline bool admit(struct net_port *from, struct net_source *source, uint3
     vhu_table_learn(table, frame->source, (uint16_t)from->number);
     store_relaxed(&source->known, frame->source);
     source->at_s = now_s;
+    source->losses = losses; /* as it was before: one that comes meanwhile counts */
     return true;
 }
 

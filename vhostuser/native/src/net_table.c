@@ -55,6 +55,8 @@ static bool replace(struct net_table *table, uint64_t *entry, uint64_t was, uint
         return false;
     if (was)
         __atomic_sub_fetch(&table->learned[entry_port(was)].count, 1, __ATOMIC_RELAXED);
+    if (was && (!word || entry_port(was) != entry_port(word)))
+        __atomic_add_fetch(&table->losses, 1, __ATOMIC_RELAXED);
     if (word)
         __atomic_add_fetch(&table->learned[entry_port(word)].count, 1, __ATOMIC_RELAXED);
     return true;

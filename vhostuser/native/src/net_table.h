@@ -37,6 +37,7 @@ struct net_table {
     uint64_t multiplier;         /* random and odd: nobody shall know which addresses share a bucket */
     uint32_t ageing_s;
     uint32_t now_s;              /* as a worker last saw the clock */
+    uint32_t losses;             /* entries that a port has lost, to another one or at all: look again */
     uint32_t swept;              /* buckets in which old entries were looked for */
 };
 
