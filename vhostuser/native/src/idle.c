@@ -14,6 +14,7 @@ enum {
     EVENTS = 16,
     NO_KICK_TIMEOUT_MS = 1, /* how late a ring without a kick fd may be looked at */
     CLOCK_EVERY = 32,       /* empty passes between two looks at the clock */
+    EAGER = 256,            /* empty passes before another one may come a little later */
     POLL_SHRUNK = 16,       /* polling for less than 1/16 of what is allowed is given up */
     SHORT_SLEEP = 8,        /* a sleep below 8 times what polling may take was a near miss ... */
     NEAR_MISSES = 16,       /* ... and after 16 of them polling gets another try */
@@ -32,11 +33,9 @@ static void relax(void)
 
 static bool pays(struct vhu_worker *worker)
 {
-    if (worker->config.busy)
-        return true;
-    if (worker->poll_ns == 0)
+    if (!worker->config.busy && worker->poll_ns == 0)
         return false;
-    if (++worker->empty_passes % CLOCK_EVERY != 0)
+    if (++worker->empty_passes % CLOCK_EVERY != 0 || worker->config.busy)
         return true;
     uint64_t now = now_ns();
     if (worker->empty_passes == CLOCK_EVERY)
@@ -48,7 +47,8 @@ bool vhu_worker_keeps_polling(struct vhu_worker *worker)
 {
     if (!pays(worker))
         return false;
-    relax();
+    if (worker->empty_passes > EAGER)
+        relax();
     return true;
 }
 

@@ -203,7 +203,7 @@ static void give_back(struct sending *sending)
     vhu_queue_renew(queue, sending->count);
 }
 
-static bool send_batch(struct vhu_queue *queue)
+static bool __attribute__((noinline)) send_batch(struct vhu_queue *queue)
 {
     struct sending sending; /* large: what it holds is written before it is read */
 
@@ -225,6 +225,11 @@ static bool send_batch(struct vhu_queue *queue)
     if (rc < 0)
         vhu_queue_broke(queue);
     return sending.count > 0 || rc < 0;
+}
+
+static bool send_if_any(struct vhu_queue *queue)
+{
+    return !ring_is_empty(queue->ring) && send_batch(queue);
 }
 
 /* ---- The queue --------------------------------------------------------------------------------- */
@@ -265,7 +270,7 @@ const struct queue_device vhu_net_send_device = {
     .spare_iov = NET_SPARE_IOV,
     .in_order = true,
     .reads_only = true,
-    .serve = send_batch,
+    .serve = send_if_any,
     .awaits_kick = awaits_kick,
     .kicked = vhu_queue_drain_kick,
     .attend = vhu_net_announce,

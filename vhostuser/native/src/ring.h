@@ -59,6 +59,17 @@ static inline bool ring_has_more(const struct vhu_ring *ring)
     return !ring->packed && ring->split.next_avail != ring->split.seen_avail;
 }
 
+/* Whether the driver made something available: as cheap a look as there is. */
+static inline bool ring_is_empty(const struct vhu_ring *ring)
+{
+    if (ring->packed) {
+        struct desc desc = {.word = load_relaxed(&ring->desc[ring->pack.avail.offset].word)};
+
+        return !packed_is_avail(desc.packed.flags, ring->pack.avail.wrap);
+    }
+    return load_relaxed(&ring->split.avail->idx) == ring->split.next_avail;
+}
+
 /* Stop the ring for good. Returns -EPROTO. */
 static inline int ring_break(struct vhu_ring *ring, enum vhu_fault fault, uint64_t value)
 {
