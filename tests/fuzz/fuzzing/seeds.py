@@ -138,7 +138,8 @@ def _net() -> dict[str, bytes]:
                     own = 0xC3 | packed | features >> 3 & 0x0C
                     head += bytes([4 if port == 0 else port - 1, own, mask, mask]) + rings
                 offers = b"".join(
-                    bytes([1 | port << 4, 0x20 * number, 12, *range(12)]) for port in range(4)
+                    bytes([1 | port << 4, 0x20 * number | features >> 4 & 8, 12, *range(12)])
+                    for port in range(4)
                 )
                 frames = b"".join(
                     bytes([port << 4, kind, 0x06 | features & 0x80, 0x10, 0x40])
@@ -153,6 +154,8 @@ def _net() -> dict[str, bytes]:
                         (1, 2, 1),
                     )
                 )
+                # one frame in more buffers than are ever merged
+                offers += bytes([0x11, 0x10, 90]) if number else b""
                 commands = b"".join(
                     bytes([3, group | command << 3, 0, data, 1, 0, 2, 0, 9])
                     for group, command, data in (

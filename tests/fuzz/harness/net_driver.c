@@ -266,6 +266,7 @@ void net_driver_send(struct switch_ports *s, struct port *port)
     size += packet.size;
     if (shape & 1)
         size = take_u8(in) % 32u;
+    s->sent = size;
     for (uint32_t i = 0; i < (shape >> 1 & 3u) + 1; i++) {
         parts.count = 0;
         place_bytes(in, port, &parts, bytes, size);
@@ -281,14 +282,16 @@ void net_driver_offer(struct switch_ports *s, struct port *port)
 {
     uint8_t kind = take_u8(s->in), times = take_u8(s->in);
 
-    for (uint32_t i = 0; i <= times % 16u; i++) {
+    for (uint32_t i = 0; i <= times % 96u; i++) {
         struct parts parts = {.count = 0};
 
         for (uint32_t part = 0; part <= (kind & 3u); part++) {
             uint32_t size = kind & 0x10 ? take_u8(s->in) % 32u + 1 : kind & 0x20 ? 0x2000 : 1526;
             uint64_t gpa;
 
-            size = take_room(s->in, port, size, &gpa);
+            if (kind & 8) /* what was sent last just fits, or does not */
+                size = s->sent - 2 + take_u8(s->in) % 4u;
+            size = take_room(s->in, port, size ? size : 1, &gpa);
             if (kind & 0x40) { /* over the end of the region, and into the next */
                 size = take_u16(s->in) * 4u + 1;
                 s->unstrict = true;

@@ -40,6 +40,7 @@ struct switch_ports {
     struct vhu_worker worker;
     uint32_t count;
     struct port ports[PORTS];
+    uint32_t sent; /* bytes of what was sent last, its header too */
     bool wild;     /* drivers write anything anywhere */
     bool unstrict; /* buffers may overlap rings and tables: nobody can say what the engine may write */
     struct extent extents[LAYOUTS][EXTENTS]; /* what the engine may write, of each arena */
