@@ -3,9 +3,13 @@
  * A peer that makes its call fd block, and fills it between a worker's look and its write: the ports beside it go
  * on, although nobody stops anything. The race is made certain by a poll() that always says "ready".
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -23,6 +27,33 @@ int poll(struct pollfd *fds, nfds_t count, int timeout)
     for (nfds_t i = 0; i < count; i++)
         fds[i].revents = POLLIN | POLLOUT;
     return (int)count;
+}
+
+/* The peer's own fd of a kick that it takes back just before the worker takes it, or -1. */
+static int taken_back = -1;
+
+static bool is_same_file(int left, int right)
+{
+    struct stat one, other;
+
+    return fstat(left, &one) == 0 && fstat(right, &other) == 0 && one.st_ino == other.st_ino;
+}
+
+/* As Linux before 6.5 is, which cannot be asked not to wait by this. */
+ssize_t preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+    char ignored[16];
+
+    (void)iov;
+    (void)count;
+    (void)offset;
+    (void)flags;
+    if (taken_back >= 0 && is_same_file(fd, taken_back)) {
+        (void)!read(taken_back, ignored, sizeof(ignored));
+        (void)fcntl(taken_back, F_SETFL, fcntl(taken_back, F_GETFL) & ~O_NONBLOCK);
+    }
+    errno = EOPNOTSUPP;
+    return -1;
 }
 
 static void open_ports(bool shared)
@@ -143,7 +174,30 @@ static void it_does_not_help_to_try_again_and_again(void)
     close_ports();
 }
 
+/* A pipe or a socket, of which the peer has both ends and the flags. */
+static void a_kick_may_be_taken_back(void)
+{
+    for (int sockets = 0; sockets < 2; sockets++) {
+        int ends[2];
+
+        CHECK_EQUAL(sockets ? socketpair(AF_UNIX, SOCK_STREAM, 0, ends) : pipe(ends), 0);
+        taken_back = ends[0];
+        open_ports(false);
+        CHECK_EQUAL(vhu_queue_set_fd(sends[HOSTILE].queue, VHU_FD_KICK, dup(ends[0])), 0);
+        (void)want(&sends[HOSTILE]);
+        for (int i = 0; i < 4 && !check_failures; i++) {
+            CHECK_EQUAL(write(ends[1], "1", 1), 1);
+            exchange(4);
+        }
+        close_ports();
+        taken_back = -1;
+        close(ends[0]);
+        close(ends[1]);
+    }
+}
+
 static const struct test tests[] = {
+    {"a kick may be taken back", a_kick_may_be_taken_back},
     {"the others go on", the_others_go_on},
     {"it does not help to try again and again", it_does_not_help_to_try_again_and_again},
 };

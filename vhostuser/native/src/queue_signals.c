@@ -92,7 +92,7 @@ void vhu_queue_watch(struct vhu_queue *queue)
 
 void vhu_queue_drain_kick(struct vhu_queue *queue, uint32_t events)
 {
-    switch (vhu_signal_drain(queue->fd[VHU_FD_KICK], events)) {
+    switch (vhu_signal_drain(queue->fd[VHU_FD_KICK], events, queue->muted != NULL)) {
     case DRAINED_NOTHING:
         break;
     case DRAINED_SIGNAL:

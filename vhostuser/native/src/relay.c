@@ -93,7 +93,7 @@ static bool drain(struct vhu_route *route, uint32_t events)
     bool signalled = false;
 
     for (int reads = 0; reads < READS; reads++) {
-        enum signal_drained drained = vhu_signal_drain(route->source, events);
+        enum signal_drained drained = vhu_signal_drain(route->source, events, false);
 
         if (drained == DRAINED_END)
             unwatch(route);

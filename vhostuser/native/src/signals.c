@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -115,7 +116,22 @@ void vhu_signal_release_guard(void)
 
 /* ---- Taking ------------------------------------------------------------------------------------ */
 
-enum signal_drained vhu_signal_drain(int fd, uint32_t events)
+/* Read where the kernel cannot be asked not to wait by preadv2: of pipes and sockets before Linux 6.5. */
+static ssize_t read_at_once(int fd, void *bytes, size_t size, bool shared)
+{
+    ssize_t got = recv(fd, bytes, size, MSG_DONTWAIT);
+
+    if (got >= 0 || errno != ENOTSOCK)
+        return got;
+    if (shared)
+        vhu_signal_guard();
+    got = read(fd, bytes, size);
+    if (got < 0 && errno == EINTR && shared)
+        errno = EIO; /* the peer took its signal back to have us wait: nor is its next one believed */
+    return got;
+}
+
+enum signal_drained vhu_signal_drain(int fd, uint32_t events, bool shared)
 {
     uint8_t bytes[512];
     struct iovec iov = {bytes, sizeof(bytes)};
@@ -126,7 +142,7 @@ enum signal_drained vhu_signal_drain(int fd, uint32_t events)
         /* Ask not to wait each time, where the kernel can do that for this kind of file. */
         got = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
         if (got < 0 && (errno == EOPNOTSUPP || errno == EINVAL))
-            got = read(fd, bytes, sizeof(bytes));
+            got = read_at_once(fd, bytes, sizeof(bytes), shared);
     }
     if (got > 0)
         return DRAINED_SIGNAL;

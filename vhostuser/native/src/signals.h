@@ -48,7 +48,8 @@ enum signal_drained {
     DRAINED_END,     /* nobody can write to it any more */
 };
 
-/* Take the signals out of an fd that epoll has reported with `events`: a buffer full of them. */
-enum signal_drained vhu_signal_drain(int fd, uint32_t events);
+/* Take the signals out of an fd that epoll has reported with `events`: a buffer full of them. `shared`: this thread
+ * serves several peers, see vhu_signal_guard. */
+enum signal_drained vhu_signal_drain(int fd, uint32_t events, bool shared);
 
 #endif
