@@ -455,6 +455,23 @@ static void a_locked_port_sends_from_its_own_address_only(void)
     close_bench();
 }
 
+static void an_address_of_zeros_is_none_after_the_cable_was_pulled_either(void)
+{
+    struct line *tx = &bench.lines[1];
+    const struct vhu_buffer buffer = {space(tx, 0), HEADER + 60, 0};
+
+    open_ports(2, VERSION_1);
+    send_between(0, 7, 1);
+    vhu_net_port_set_link(bench.net, 0, false);
+    vhu_net_port_set_link(bench.net, 0, true);
+    memset(guest_at(&bench.guest, space(tx, 0)), 0, HEADER + 60);
+    add(tx, &buffer, 1);
+    kick(tx);
+    CHECK_EQUAL(finish(tx), 0);
+    CHECK_EQUAL(dropped(0, VHU_NET_DROP_SPOOFED), 1);
+    close_bench();
+}
+
 static void an_announcement_reaches_the_others(void)
 {
     static const uint8_t mac[6] = {2, 0, 0, 0, 0, 77};
@@ -569,6 +586,64 @@ static void tables_of_what_is_sent_are_read_whatever_they_say(void)
         check_frame(rx, i, 60, (uint8_t)i);
     }
     close_bench();
+}
+
+static struct desc make_desc(bool packed, uint64_t address, uint32_t length, uint16_t flags, uint16_t number)
+{
+    if (packed)
+        return (struct desc){.address = address, .packed = {length, number, flags | DESC_AVAIL}};
+    return (struct desc){.address = address, .split = {length, flags, number}};
+}
+
+/* Offer as many buffers as there can be, which have one table of `entries`: the last has `room` bytes, all others are
+ * empty. */
+static void offer_tables(struct line *rx, uint16_t entries, uint32_t room)
+{
+    const struct vhu_ring_config *config = &rx->wanted.config;
+    bool packed = has_feature(config->features, VIRTIO_F_RING_PACKED);
+    struct desc *table = guest_at(&bench.guest, TABLES), *descs = config->desc;
+    struct split_avail *avail = config->driver;
+
+    for (uint16_t i = 0; i < entries; i++) {
+        bool last = i == entries - 1;
+
+        table[i] = make_desc(packed, space(rx, 0), last ? room : 0, DESC_WRITE | (last ? 0 : DESC_NEXT), i + 1);
+    }
+    for (uint16_t i = 0; i < NUM; i++) {
+        descs[i] = make_desc(packed, TABLES, entries * sizeof(struct desc), DESC_INDIRECT, i);
+        if (!packed)
+            avail->ring[i] = i;
+    }
+    if (!packed)
+        avail->idx = NUM;
+}
+
+/* Of what was looked at 128 descriptors are free, and each further 16 cost a frame. */
+static void who_makes_it_costly_to_find_buffers_loses_as_many_frames(void)
+{
+    enum { ENTRIES = 1024, LOST = (NUM * (1 + ENTRIES) - 128) / 16 };
+
+    for (int packed = 0; packed < 2; packed++) {
+        struct line *tx = &bench.lines[1], *rx = &bench.lines[2];
+
+        open_net_bench(&sleepy, 2,
+                       VERSION_1 | MERGE | FEATURE(INDIRECT_DESC) | (packed ? FEATURE(RING_PACKED) : 0),
+                       packed ? WRAP_BIT : 0);
+        offer_tables(rx, ENTRIES, HEADER + 1);
+        (void)want(rx);
+        (void)want(tx);
+        send_frame(tx, 0, MTU_FRAME, 1);
+        CHECK_EQUAL(finish(tx), 0);
+        CHECK_EQUAL(dropped(1, VHU_NET_DROP_NO_BUFFER), 1);
+        offer_tables(rx, 1, 512);
+        for (uint32_t i = 0; i <= LOST && !check_failures; i++) {
+            send_frame(tx, i, 60, 1);
+            CHECK_EQUAL(finish(tx), 0);
+        }
+        CHECK_EQUAL(dropped(1, VHU_NET_DROP_NO_BUFFER), 1 + LOST);
+        CHECK_EQUAL(counters_of(1, RECEIVES).frames, 1);
+        close_bench();
+    }
 }
 
 /* The same bytes are sent and received into: whatever comes out, nothing breaks. */
@@ -735,6 +810,10 @@ static const struct test tests[] = {
     {"addresses are learned, and move", addresses_are_learned_and_move},
     {"a locked port sends from its own address only",
      a_locked_port_sends_from_its_own_address_only},
+    {"an address of zeros is none after the cable was pulled, either",
+     an_address_of_zeros_is_none_after_the_cable_was_pulled_either},
+    {"who makes it costly to find buffers loses as many frames",
+     who_makes_it_costly_to_find_buffers_loses_as_many_frames},
     {"an announcement reaches the others", an_announcement_reaches_the_others},
     {"a broken receive ring breaks alone", a_broken_receive_ring_breaks_alone},
     {"a broken transmit ring breaks alone", a_broken_transmit_ring_breaks_alone},

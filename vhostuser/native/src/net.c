@@ -82,7 +82,7 @@ static void open_port(struct net_port *port, const struct vhu_net_port_config *c
 
     for (uint32_t pair = 0; pair < PAIRS_MAX; pair++) {
         port->receiver[pair].counters = (struct vhu_net_counters){0};
-        port->sender[pair] = (struct net_source){0};
+        port->sender[pair] = (struct net_source){.known = NO_STATION};
     }
     for (uint32_t flow = 0; flow < STEERING; flow++)
         store_relaxed(&port->steering[flow], 0);
@@ -165,7 +165,7 @@ void vhu_net_port_set_link(struct vhu_net *net, uint32_t number, bool up)
     if (!up)
         vhu_table_forget(&net->table, (uint16_t)number);
     for (uint32_t pair = 0; pair < port->pairs; pair++)
-        store_relaxed(&port->sender[pair].known, 0); /* to be learned anew */
+        store_relaxed(&port->sender[pair].known, NO_STATION); /* to be learned anew */
 }
 
 void vhu_net_port_announce(struct vhu_net *net, uint32_t number, const uint8_t *mac)

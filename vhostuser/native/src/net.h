@@ -26,7 +26,8 @@ enum {
     STEERING = 256, /* flows of a port that are told apart */
     MADE_MAX = 1518,
     SHARE = 128 << 10,    /* bytes that may be copied for a queue before all others had their turn */
-    FRAME_COST = 256,     /* bytes that are copied in the time that a frame takes besides */
+    FRAME_COST = 256,     /* bytes that are copied in the time that a frame takes besides, or a segment of one ... */
+    LOOK_COST = 16,       /* ... and a descriptor of a chain that is not one buffer */
     NET_SPARE_IOV = 2048, /* of a queue: so that a batch may have more chains than one of the longest */
 };
 
@@ -38,9 +39,11 @@ struct net_endpoint {
     struct vhu_net_counters counters;
 } __attribute__((aligned(64)));
 
+static const uint64_t NO_STATION = UINT64_MAX; /* what no frame has for a source */
+
 /* What a pair's ring sends. The sender's thread's; counters are read by anyone. */
 struct net_source {
-    uint64_t known; /* an address that was learned ... */
+    uint64_t known; /* an address that was learned, or NO_STATION ... */
     uint32_t at_s;  /* ... in this second ... */
     uint32_t losses; /* ... and nobody has lost one since */
     uint64_t cost;  /* bytes that its frames took since somebody cleared this, for all receivers together */

@@ -20,13 +20,16 @@ static void drop(struct net_source *source, enum vhu_net_drop reason, uint32_t c
 static void count_sent(struct net_source *source, struct net_frame *const *frames, uint32_t count,
                        uint32_t ports)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, pieces = count; /* if they are cut */
 
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         bytes += frames[i]->bytes;
+        if (__builtin_expect(frames[i]->header.gso_type != NET_GSO_NONE, 0))
+            pieces += frames[i]->bytes / frames[i]->header.gso_size;
+    }
     count_more(&source->counters.frames, count);
     count_more(&source->counters.bytes, bytes);
-    source->cost += (bytes + (uint64_t)FRAME_COST * count) * ports;
+    source->cost += (bytes + FRAME_COST * pieces) * ports;
 }
 
 /* ---- To one receiver --------------------------------------------------------------------------- */

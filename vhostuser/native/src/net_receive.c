@@ -10,7 +10,12 @@
 #include "slice.h"
 #include "worker.h"
 
-enum { MERGED_MAX = 64 /* receive buffers of a frame */ };
+enum {
+    MERGED_MAX = 64,                       /* receive buffers of a frame */
+    LOOKS_FREE = 2 * MERGED_MAX,           /* descriptors of these; no driver has more ... */
+    LOOKS_PAID = FRAME_COST / LOOK_COST,   /* ... for each so many of which it loses a frame */
+    DEBT_MAX = MERGED_MAX * 1024 / LOOKS_PAID,
+};
 
 struct receiver {
     struct net_port *port;
@@ -106,6 +111,7 @@ struct reception {
     struct receiver *receiver;
     uint32_t limit;
     uint32_t count;
+    uint32_t looks; /* descriptors that were read */
     uint8_t *number[2]; /* where the header says how many there are, byte by byte; NULL: nowhere */
     struct vhu_chain chains[MERGED_MAX];
     uint32_t written[MERGED_MAX];
@@ -157,6 +163,7 @@ static enum outcome fill_all(struct reception *reception, const struct net_heade
             return TOO_LARGE;
         if (vhu_ring_pop(queue->ring, queue->iov, chain) != 1)
             return NO_BUFFER;
+        reception->looks += queue->ring->looks;
         bool usable = fill(reception, header, frame, chain);
         reception->count++;
         if (!usable)
@@ -182,6 +189,17 @@ static void give_up(struct reception *reception)
         vhu_ring_unpop(reception->receiver->queue->ring, &reception->chains[--reception->count]);
 }
 
+/* Senders have read more descriptors than buffers need: so many frames less are tried for this receiver, or any guest
+ * could keep those busy who send to it. */
+static void charge(struct vhu_queue *queue, uint32_t looks)
+{
+    if (__builtin_expect(looks <= LOOKS_FREE, 1))
+        return;
+    queue->debt += (looks - LOOKS_FREE) / LOOKS_PAID;
+    if (queue->debt > DEBT_MAX)
+        queue->debt = DEBT_MAX;
+}
+
 /* A frame that the receiver takes as it is, in as many pieces as the frame and the buffers have. Its iov is used
  * up, unless it is kept by a copy. */
 static enum outcome receive_pieces(struct receiver *receiver, const struct net_frame *frame,
@@ -192,9 +210,10 @@ static enum outcome receive_pieces(struct receiver *receiver, const struct net_f
 
     reception.receiver = receiver;
     reception.limit = net_has(receiver->features, NET_F_MRG_RXBUF) ? MERGED_MAX : 1;
-    reception.count = 0;
+    reception.count = reception.looks = 0;
     reception.number[0] = reception.number[1] = NULL;
     enum outcome outcome = fill_all(&reception, &frame->header, &bytes);
+    charge(receiver->queue, reception.looks);
     if (outcome != RECEIVED) {
         give_up(&reception);
         drop(receiver, outcome == NO_BUFFER ? VHU_NET_DROP_NO_BUFFER : VHU_NET_DROP_TOO_LARGE, 1);
@@ -220,6 +239,8 @@ static void receive_segments(struct receiver *receiver, const struct net_frame *
         if (receive_pieces(receiver, &segment, segment.iov) != RECEIVED)
             return; /* the next ones would fare no better */
         count_more(&receiver->counters->segments, frame->header.gso_type != NET_GSO_NONE);
+        if (receiver->queue->debt > 0)
+            break;
     }
     if (segments_are_left(&segments))
         drop(receiver, VHU_NET_DROP_OFFLOAD, 1);
@@ -294,6 +315,19 @@ static uint32_t filter(struct receiver *receiver, struct net_frame *const *frame
     return passed;
 }
 
+/* Leave out the next frames as long as there is a debt. Returns how many. */
+static uint32_t pay(struct receiver *receiver, uint32_t count)
+{
+    struct vhu_queue *queue = receiver->queue;
+    uint32_t paid = queue->debt < count ? queue->debt : count;
+
+    if (__builtin_expect(paid > 0, 0)) {
+        queue->debt -= paid;
+        drop(receiver, VHU_NET_DROP_NO_BUFFER, paid);
+    }
+    return paid;
+}
+
 void vhu_net_receive(struct net_port *port, uint32_t pair, struct net_frame *const *frames,
                      uint32_t count)
 {
@@ -308,6 +342,7 @@ void vhu_net_receive(struct net_port *port, uint32_t pair, struct net_frame *con
     for (uint32_t done = 0; done < count;) {
         enum taking why;
 
+        done += pay(&receiver, count - done);
         done += receive_plain(&receiver, frames + done, count - done, &why);
         if (done == count)
             break;

@@ -31,7 +31,7 @@ struct sending {
     uint32_t count;    /* chains taken */
     uint32_t good;     /* frames to be handed on */
     uint32_t iov_used; /* of the queue's */
-    uint64_t bytes;    /* of chains of several buffers */
+    uint64_t bytes;    /* of chains of several buffers, and what a look at them costs */
     struct ring_buffer taken[BATCH]; /* hva NULL: `pieces` says what it is */
     struct pieces pieces[BATCH];
     struct net_frame frames[BATCH];
@@ -59,7 +59,8 @@ static int take_chain(struct sending *sending)
     sending->pieces[sending->count++] =
         (struct pieces){chain.iov, chain.readable, chain.readable_bytes};
     sending->iov_used += 1 + chain.readable;
-    sending->bytes += chain.readable_bytes;
+    sending->bytes += chain.readable_bytes + (uint64_t)ring->looks * LOOK_COST;
+    sending->source->cost += (uint64_t)ring->looks * LOOK_COST;
     return 1;
 }
 

@@ -18,6 +18,7 @@ static int walk_table(struct vhu_ring *ring, struct vhu_chain *chain, const stru
 
     if (rc < 0)
         return rc;
+    ring->looks = entries;
     for (uint32_t i = 0; i < entries; i++) {
         struct desc desc = read_indirect_desc(table, i);
 
@@ -75,6 +76,7 @@ int vhu_packed_pop(struct vhu_ring *ring, struct vhu_chain *chain)
         return ring_break(ring, VHU_FAULT_IN_FLIGHT, id);
     chain->id = id;
     chain->slots = ring->in_flight[id] = (uint16_t)count;
+    ring->looks += count;
     ring->pack.slots_in_flight += count;
     ring->pack.avail = cursor;
     return 1;

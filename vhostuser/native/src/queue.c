@@ -181,7 +181,7 @@ static bool allocate(struct vhu_queue *queue)
     queue->oldest = NULL;
     queue->youngest = &queue->oldest;
     queue->slots_used = 0;
-    queue->misses = queue->write_pause = 0;
+    queue->misses = queue->write_pause = queue->debt = 0;
     queue->next_pause = 1;
     return true;
 }

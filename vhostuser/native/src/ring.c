@@ -215,7 +215,7 @@ int vhu_ring_pop(struct vhu_ring *ring, struct iovec *iov, struct vhu_chain *ret
     if (ring->fault)
         return -EPROTO;
     *ret = (struct vhu_chain){.iov = iov};
-    ring->extra_pieces = 0;
+    ring->extra_pieces = ring->looks = 0;
     return ring->packed ? vhu_packed_pop(ring, ret) : vhu_split_pop(ring, ret);
 }
 

@@ -43,6 +43,7 @@ struct vhu_ring {
     bool reads_only; /* no buffer is ever written */
     enum vhu_fault fault;
     uint64_t fault_value;
+    uint32_t looks; /* descriptors that were read for the chain popped last */
     uint32_t extra_pieces; /* iov entries of the chain popped last beyond one for each buffer */
     struct desc *desc;
     union {

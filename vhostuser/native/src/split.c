@@ -24,14 +24,17 @@ static int walk(struct vhu_ring *ring, struct vhu_chain *chain, uint32_t index)
                                      &entries);
             if (rc < 0)
                 return rc;
+            ring->looks = count;
             index = count = 0;
             continue;
         }
         rc = chain_add(ring, chain, &desc, desc.split.length, desc.split.flags);
         if (rc < 0)
             return rc;
-        if (!(desc.split.flags & DESC_NEXT))
+        if (!(desc.split.flags & DESC_NEXT)) {
+            ring->looks += count;
             return 0;
+        }
         index = desc.split.next;
         if (index >= entries)
             return ring_break(ring, VHU_FAULT_NEXT, index);

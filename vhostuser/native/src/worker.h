@@ -117,7 +117,8 @@ struct vhu_queue {
     const struct queue_device *device;
     struct vhu_queue *next_served; /* see turns.c */
     uint32_t idle;                 /* looks in a row that found nothing */
-    uint32_t debt;                 /* passes that it sits out, after one that took more than its share */
+    uint32_t debt;                 /* passes that it sits out, after one that took more than its share; of one that
+                                      receives: frames that it loses */
     uint32_t *shared;              /* NULL, or the lock with which other threads use the ring, too */
     union {
         struct vhu_blk *blk;
