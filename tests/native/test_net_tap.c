@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -281,6 +282,11 @@ static void pass_frames(const struct vhu_worker_config *config, uint64_t feature
 
     open_all(config, features, ports, shared);
     offer(offered++, 2000);
+    offer(offered++, 2000);
+    kernel_sends(&nothing, 60, 0); /* by our memory, where the thread looked before there was a buffer */
+    CHECK_EQUAL(finish(&receives), HEADER + 60);
+    check_received(taken++, 60, 0, 1);
+    tap->tap->in[HEADER] = 0;
     for (uint8_t round = 0; round < ROUNDS && !check_failures; round++) {
         for (uint8_t i = 0; i < 3; i++)
             offer(offered++ % SLOTS_USED, 2000);
@@ -294,8 +300,8 @@ static void pass_frames(const struct vhu_worker_config *config, uint64_t feature
         kernel_receives(1514, round);
         CHECK_EQUAL(finish(&sends), 0);
     }
-    await_frames(TAP, true, 3 * ROUNDS, ROUNDS * BYTES);
-    await_frames(GUEST, false, 3 * ROUNDS, ROUNDS * BYTES);
+    await_frames(TAP, true, 1 + 3 * ROUNDS, 60 + ROUNDS * BYTES);
+    await_frames(GUEST, false, 1 + 3 * ROUNDS, 60 + ROUNDS * BYTES);
     await_frames(TAP, false, ROUNDS, ROUNDS * 1514);
     CHECK_EQUAL(tap->tap->in[HEADER], ports == 2 ? 0 : frame_byte(0, 0));
     close_all();
@@ -411,6 +417,18 @@ static void test_no_buffer(void)
     }
 }
 
+static void test_pulled(void)
+{
+    open_all(&sleepy, VERSION_1, 2, false);
+    offer(0, 2000);
+    vhu_net_port_set_link(bench.net, TAP, false);
+    kernel_sends(&nothing, 1500, 3);
+    await_drops(TAP, true, VHU_NET_DROP_LINK, 1);
+    for (uint32_t i = 0; i < 2000 && !check_failures; i++)
+        CHECK_EQUAL(received(0)[i], 0xee);
+    close_all();
+}
+
 /* A frame for a guest that takes no unfinished checksums. The checksum of a UDP datagram of `length` bytes of 0
  * between addresses 0 is that of its length (twice) and its protocol. */
 static void test_offload(void)
@@ -477,6 +495,23 @@ static void test_pieces(void)
     close_all();
 }
 
+/* What it costs to cut a frame counts as much as what is in it, for each receiver. */
+static void test_cost(void)
+{
+    enum { BYTES = 6400, SEGMENT = 32, RECEIVERS = 2 };
+    static uint8_t bytes[BYTES];
+    struct iovec iov = {bytes, BYTES};
+    struct net_frame frame = {
+        .header = {.flags = NET_NEEDS_CSUM, .gso_type = NET_GSO_TCPV4, .gso_size = SEGMENT},
+        .bytes = BYTES, .iov = &iov, .count = 1, .source = 2, .destination = 4};
+
+    open_all(&sleepy, VERSION_1, 3, true);
+    vhu_net_forward(net_port_at(bench.net, OTHER), 0, 1, &frame, 1); /* of which this thread is the worker */
+    CHECK_EQUAL(net_port_at(bench.net, OTHER)->sender[0].cost,
+                RECEIVERS * (BYTES + FRAME_COST * (1 + BYTES / SEGMENT)));
+    close_all();
+}
+
 static void test_removed(void)
 {
     for (int ports = 2; ports <= 3; ports++) {
@@ -508,6 +543,28 @@ static void test_lost_memory(void)
         CHECK_EQUAL(await_actual(&sends, VHU_QUEUE_BROKEN).fault, VHU_FAULT_MEMORY);
         close_all();
     }
+}
+
+/* As much as a frame has is looked at, not all that was offered, which may be more than the host has memory. */
+static void test_lost_memory_before_much_more(void)
+{
+    enum { PAGE = 4096, PAGES = REGION_SIZE / PAGE };
+    const struct vhu_buffer buffers[] = {{FAR, 2000, 1}, {HIGH, REGION_SIZE, 1}};
+    unsigned char there[PAGES];
+    uint32_t count = 0;
+    uint16_t id;
+
+    open_all(&sleepy, VERSION_1, 2, false);
+    CHECK_EQUAL(ftruncate(bench.guest.fd, FAR_OFFSET), 0);
+    CHECK_EQUAL(vhu_driver_add(receives.driver, buffers, 2, false, &id), 0);
+    kick(&receives);
+    kernel_sends(&nothing, 100, 2);
+    CHECK_EQUAL(await_actual(&receives, VHU_QUEUE_BROKEN).fault, VHU_FAULT_MEMORY);
+    CHECK_EQUAL(mincore(guest_at(&bench.guest, HIGH), REGION_SIZE, there), 0);
+    for (int i = 0; i < PAGES; i++)
+        count += there[i] & 1;
+    CHECK(count <= TAP_FRAME / PAGE + 2);
+    close_all();
 }
 
 static void test_lost_memory_sending(void)
@@ -576,8 +633,12 @@ static const struct test tests[] = {
     {"what a TAP leaves undone is done for those who cannot", test_offload},
     {"a TAP that is full costs its own frames", test_full},
     {"a frame in thousands of pieces is written to a TAP whole", test_pieces},
+    {"a frame costs its sender as many turns as it takes to cut it", test_cost},
     {"a TAP that is removed ends its queue, and that is told", test_removed},
     {"a TAP's frame finds that its receiver's memory was truncated", test_lost_memory},
+    {"a TAP's frame finds that much of its receiver's memory that it has bytes",
+     test_lost_memory_before_much_more},
+    {"of a frame that comes while the cable is pulled nobody sees a byte", test_pulled},
     {"a frame for a TAP in memory that was truncated breaks its ring", test_lost_memory_sending},
     {"a TAP's queue is refused where there is another", test_refused},
     {"the address of a TAP's port is announced", test_announced},

@@ -147,9 +147,12 @@ static void keep(struct direct *direct, const struct net_frame *frame)
     direct->detour->count = 1;
 }
 
-/* The frame that was read is lost, and with it some guest's memory. */
-static enum tap_read lose(struct direct *direct, uint32_t count)
+/* The frame that was read is lost, and with it some guest's memory: in that much of the buffers that a frame can have.
+ * There may be terabytes of them. */
+static enum tap_read lose(struct direct *direct)
 {
+    uint32_t count = trim(direct, TAP_FRAME);
+
     vhu_tap_touch(direct->iov + 1, count - 1);
     count_more(&direct->to->receiver[0].counters.drops[VHU_NET_DROP_NO_BUFFER], 1);
     return TAP_GOT;
@@ -172,7 +175,7 @@ static enum tap_read read_frame(struct direct *direct, uint32_t count, bool *ret
 
     *ret = false;
     if (bytes < 0 && errno == EFAULT)
-        return lose(direct, count);
+        return lose(direct);
     if (bytes <= 0)
         return bytes == 0 ? TAP_ENDED : vhu_tap_failed(queue);
     queue->tap->failures = 0;
@@ -199,7 +202,8 @@ struct net_port *vhu_tap_only_receiver(const struct vhu_queue *queue)
 {
     const struct net_port *port = queue->port;
 
-    if (port->net->config.mode != VHU_NET_SWITCH)
+    /* with the cable pulled nobody sees a byte */
+    if (port->net->config.mode != VHU_NET_SWITCH || load_relaxed(&port->link_down))
         return NULL;
     struct net_port *only = vhu_net_only_other(port);
     /* of several pairs, the frame itself would have to tell which one is to have it */
