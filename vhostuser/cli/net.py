@@ -38,7 +38,8 @@ _OWNERS = {"bridge": "tap", "socket-mode": "socket-path", "socket-group": "socke
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Each --socket-path, --connect, --fd and --tap is a port of its own: port0, port1 and so "
-        "on, in their order. The other options of ports hold for all of them."
+        "on, in their order. The other options of ports hold for all of them: describe ports that "
+        "differ, or have a mac or lock-mac, in a file (--config)."
     )
     parser.add_argument(
         "--print-capabilities",

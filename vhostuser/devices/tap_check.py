@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_NODE",
+    "NO_RIGHT_TO_NODE",
     "TUN_NODE",
     "by_root",
     "check_tap",
     "find_bridge",
-    "how_to_get_rights",
     "no_right_to_make",
     "no_right_to_use",
     "require_free",
@@ -33,6 +33,10 @@ __all__ = [
 
 TUN_NODE = Path("/dev/net/tun")
 NO_NODE = f"{TUN_NODE} is not there: load its driver (modprobe tun), or pass it to the container"
+NO_RIGHT_TO_NODE = (
+    f"no right to open {TUN_NODE}: run as root, or have root let this user open it, as is usual: "
+    f"chmod 0666 {TUN_NODE} (a container must be given it)"
+)
 _STATUS = Path("/proc/thread-self/status")
 _CAP_NET_ADMIN = 12
 
@@ -49,8 +53,7 @@ def check_tap(options: TapOptions) -> None:
     if not TUN_NODE.exists():
         raise TapError(errno.ENOENT, NO_NODE)
     if not os.access(TUN_NODE, os.R_OK | os.W_OK):
-        text = f"no right to open {TUN_NODE}: {how_to_get_rights(options)}"
-        raise TapError(errno.EACCES, text)
+        raise TapError(errno.EACCES, NO_RIGHT_TO_NODE)
     with Links() as links:
         if options.bridge is not None:
             find_bridge(links, options.bridge)
@@ -143,7 +146,7 @@ def require_tap(found: Link, options: TapOptions) -> None:
 def no_right_to_make(options: TapOptions) -> str:
     """Say what to do where a device cannot be made."""
     name = options.name or "a TAP device"
-    return f"no right to make {name}: {how_to_get_rights(options)}"
+    return f"no right to make {name}: {_how_to_get_rights(options)}"
 
 
 def no_right_to_use(options: TapOptions) -> str:
@@ -155,7 +158,7 @@ def no_right_to_use(options: TapOptions) -> str:
     )
 
 
-def how_to_get_rights(options: TapOptions) -> str:
+def _how_to_get_rights(options: TapOptions) -> str:
     """Say how one comes to have such a device."""
     return (
         "run as root, or give the program CAP_NET_ADMIN, or have root make the device: "

@@ -19,9 +19,9 @@ from protocol.virtio import NetFeatures
 from vhostuser.devices.net_profile import MAX_PAIRS
 from vhostuser.devices.tap_check import (
     NO_NODE,
+    NO_RIGHT_TO_NODE,
     TUN_NODE,
     find_bridge,
-    how_to_get_rights,
     no_right_to_make,
     no_right_to_use,
     require_free,
@@ -149,7 +149,7 @@ def open_tap(options: TapOptions) -> Tap:
             flags |= tun.InterfaceFlags.MULTI_QUEUE
         queues: list[OwnedFd] = []
         for _ in range(options.queues):
-            queues.append(stack.enter_context(_open_node(options)))
+            queues.append(stack.enter_context(_open_node()))
             name = _attach(queues[-1], name, flags, options, before)
         control = stack.enter_context(queues[0].duplicate())
         features = _set_headers(control, name)
@@ -168,14 +168,14 @@ def open_tap(options: TapOptions) -> Tap:
 # ---- Queues
 
 
-def _open_node(options: TapOptions) -> OwnedFd:
+def _open_node() -> OwnedFd:
     try:
         return OwnedFd(os.open(TUN_NODE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
             text = NO_NODE
         elif error.errno in {errno.EACCES, errno.EPERM}:
-            text = f"no right to open {TUN_NODE}: {how_to_get_rights(options)}"
+            text = NO_RIGHT_TO_NODE
         else:
             raise
         raise TapError(error.errno, text) from error

@@ -39,7 +39,11 @@ class Announce(OptionTable):
     """Which port, and which address."""
 
     id: str = option(ID, "which port", required=_REQUIRED)
-    mac: bytes | None = option(Mac(), "which address lives there (without: the device's own)")
+    mac: bytes | None = option(
+        Mac(),
+        "which address lives there (without: the device's own; that of QEMU's mac= has to be "
+        "given)",
+    )
 
 
 async def query_ports(ports: PortSet, which: Which) -> Answer:
@@ -130,7 +134,8 @@ OF_PORTS: dict[str, CommandRow] = {
         run=query_ports,
         arguments=Which,
         returns="each port: id, its number in the switch, link (true: up), the address of the "
-        "guest's device or of the host at its TAP, name of the TAP (null: none), the connection "
+        "guest's device (QEMU's mac= is not known here, see `query-addresses`) or of the host at "
+        "its TAP, name of the TAP (null: none), the connection "
         "that it is served to (null: none), pairs of queues that there are and that the driver "
         "uses, its options as `port-add` takes them, and of each ring its direction (the guest's "
         "view), frames, bytes, segments that were cut out of larger frames here, frames dropped "
@@ -155,7 +160,8 @@ OF_PORTS: dict[str, CommandRow] = {
     "port-set-link": CommandRow(
         run=port_set_link,
         arguments=SetLink,
-        returns="nothing; the guest or the host sees its link go up or down",
+        returns="nothing; frames pass no longer, or again, and the host sees its link go "
+        "down or up. So does a guest, but not one of QEMU's: QEMU has a `set_link` of its own",
     ),
     "port-announce": CommandRow(
         run=port_announce,

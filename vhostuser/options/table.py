@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vhostuser.options.kinds import Flag, Kind, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "Option",
@@ -140,7 +140,12 @@ def options(table: type[OptionTable], source: Source | None = None) -> tuple[Opt
 
 
 def read(
-    table: type[_Table], values: Mapping[str, object], source: Source, *, folder: Path | None = None
+    table: type[_Table],
+    values: Mapping[str, object],
+    source: Source,
+    *,
+    folder: Path | None = None,
+    others: Iterable[str] = (),
 ) -> tuple[_Table | None, list[Problem]]:
     """Make a table's object of what was given.
 
@@ -150,6 +155,7 @@ def read(
         source: where they come from.
         folder: to which relative paths belong; None on the command line (the current folder) and
             on the control socket (nobody knows: paths must be absolute).
+        others: names that mean something there, too, and are meant by who mistypes one.
 
     Returns:
         The object, or None and what is wrong.
@@ -159,7 +165,7 @@ def read(
     kept: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            problems.append(Problem(shown(name)[1:-1], _unknown(name, known, source)))
+            problems.append(Problem(shown(name)[1:-1], _unknown(name, [*known, *others], source)))
             continue
         try:
             kept[known[name].attribute] = _parse(known[name], value, source, folder)
@@ -189,7 +195,7 @@ def _parse(entry: Option, value: object, source: Source, folder: Path | None) ->
     return value
 
 
-def _unknown(name: str, known: Mapping[str, Option], source: Source) -> str:
+def _unknown(name: str, known: Sequence[str], source: Source) -> str:
     import difflib  # noqa: PLC0415 - only needed to say sorry
 
     near = difflib.get_close_matches(name, known, n=1)

@@ -147,7 +147,8 @@ class ConnectingEndpoint:
                 if error.errno is None:  # not the host's refusal, but Python's
                     raise UsageError(f"cannot connect to {self._path}: {error}") from error
                 if delay == _SHORTEST_RETRY:
-                    _log.info("waiting for a front-end at %s: %s", self._path, error)
+                    why = error.strerror
+                    _log.info("waiting for a front-end at %s: %s", self._path, why)
                 await trio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_RETRY)
 

@@ -85,7 +85,7 @@ def read_config(
     data = _load(path)
     findings: list[Finding] = []
     tables = data.pop(word, [])
-    program, problems = read(program_table, data, Source.FILE, folder=path.parent)
+    program, problems = read(program_table, data, Source.FILE, folder=path.parent, others=[word])
     findings += [Finding(str(path), each) for each in problems]
     given: dict[str, Any] = {
         name.replace("-", "_"): each for name, each in (overridden or {}).items()

@@ -157,7 +157,10 @@ class ServedSet(abc.ABC, Generic[_Config, _Member]):
             raise UsageError(f"there is a {self.WORD} '{config.id}' already: choose another id")
         for other in self._members.values():
             if config.socket_path is not None and config.socket_path == other.config.socket_path:
-                raise UsageError(f"{config.socket_path} is the socket of {self.WORD} '{other.id}'")
+                path = config.socket_path
+                raise UsageError(
+                    f"{path} is the socket of {self.WORD} '{other.id}': choose another"
+                )
         self._coming.add(config.id)
         try:
             member: _Member = await self._nursery.start(self._run, config)

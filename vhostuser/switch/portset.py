@@ -151,7 +151,8 @@ class PortSet(ServedSet[PortConfig, Port]):
         """Serve one more port. See `ServedSet.add`."""
         for other in self.members:
             if config.tap is not None and config.tap == other.config.tap:
-                raise UsageError(f"{config.tap} is the TAP device of port '{other.id}'")
+                text = f"{config.tap} is the TAP device of port '{other.id}': choose another"
+                raise UsageError(text)
         return await ServedSet.add(self, config)
 
     @contextlib.asynccontextmanager

@@ -172,7 +172,7 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
     )
     assert lines(file.findings) == [
         f"{path}: log-format: one of text, json is expected, not 'xml'",
-        f"{path}: speed: there is no such key: there are control, log-format, log-level",
+        f"{path}: speed: there is no such key: there are control, log-format, log-level, disk",
         f"{path}: disk 'a': foo: there is no such key: there are "
         + ", ".join(row.name for row in options(DiskConfig, Source.FILE)),
         f"{path}: disk 2: num-queues: a number from 1 to 256 is expected, not 0",

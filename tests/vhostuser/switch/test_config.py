@@ -157,6 +157,9 @@ def test_a_disk_in_a_file_of_ports_is_a_mistake(tmp_path):
     path.write_text("[[disk]]\nid = 'a'\n")
     (finding,) = read_config(path, SwitchConfig, PortConfig).findings
     assert "disk: there is no such key" in str(finding)
+    path.write_text("[[prot]]\nid = 'a'\n")
+    (finding,) = read_config(path, SwitchConfig, PortConfig).findings
+    assert str(finding) == f"{path}: prot: there is no such key: did you mean port?"
     path.write_text("port = 3\n")
     (finding,) = read_config(path, SwitchConfig, PortConfig).findings
     assert "begin it with [[port]]" in str(finding)

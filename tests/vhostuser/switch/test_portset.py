@@ -92,7 +92,7 @@ async def test_a_port_that_is_removed_leaves_its_front_end_and_its_name_and_numb
     ("options", "error", "text"),
     [
         ({"id": "a"}, UsageError, "there is a port 'a' already"),
-        ({"socket_path": "a"}, UsageError, "is the socket of port 'a'"),
+        ({"socket_path": "a"}, UsageError, "is the socket of port 'a': choose another"),
         ({"socket_path": "no/folder"}, UsageError, "make the folder"),
         ({"socket_path": None}, UsageError, "where does the port lead"),
         ({"socket_path": None, "tap": "tap0"}, UsageError, "tap0 is the TAP device of port 't'"),
