@@ -37,15 +37,24 @@ received() { # PORT
     wait "$(cat /tmp/receiver$1)"
     sha256sum </tmp/$1 | cut -d' ' -f1
 }
-# Echoes that go on in the background until `steadily` asks how many came back.
-steady() { # PLACE ADDRESS
-    nsenter -t "$(cat /tmp/place$1)" -n ping -q -i 0.05 -W 5 -s 1000 $2 >/tmp/steady 2>&1 &
+# Echoes, one after the other, that go on in the background until `steadily` asks how many came back.
+steady() { # PLACE ADDRESS SECONDS
+    rm -f /tmp/enough
+    (
+        sent=0 back=0
+        until [ -e /tmp/enough ]; do
+            sent=$((sent + 1))
+            if at $1 ping -q -c 1 -W $3 -s 1000 $2; then back=$((back + 1)); fi
+            usleep 20000
+        done >/dev/null 2>&1
+        echo "$sent $back" >/tmp/steady
+    ) &
     echo $! >/tmp/steady.pid
 }
 steadily() {
-    kill -INT "$(cat /tmp/steady.pid)"
+    touch /tmp/enough
     wait "$(cat /tmp/steady.pid)"
-    sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) packets received.*/\1 \2/p' /tmp/steady
+    cat /tmp/steady
 }
 stty -echo
 echo "AGENT ready"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,8 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 
 _A, _B, _U = "02:00:00:00:0a:00", "02:00:00:00:0b:00", "02:00:00:00:0c:00"
 _FILE_KIB = 384
+_MTU, _SPEED = 1400, 25_000
+_SECONDS = 60
 _BURST = "ping -q -c 20 -i 0.01 -W 1 -s 60000"
 # QEMU connects again after the port was removed. It can take up split rings where they were then,
 # but not packed ones. Without MSI-X: see test_net_guests.
@@ -30,10 +33,14 @@ def test_what_befalls_one_is_no_matter_to_the_others(
     part: str, card: dict[str, str], backend: Callable[..., Any], tmp_path: Path
 ) -> None:
     switch = Switch.start(backend)
-    card_of_a = Card(socket=switch.add("a"), mac=_A, options="packed=on")
+    options = f"host_mtu={_MTU},"
+    card_of_a = Card(socket=switch.add("a"), mac=_A, options=options + "packed=on")
+    card_of_b = Card(
+        socket=switch.add("b"), mac=_B, options=options + card["options"], again=card["again"]
+    )
     first = NetMachine(part="qemu-10", cards=[card_of_a], cpus=1)
-    other = NetMachine(part=part, cards=[Card(socket=switch.add("b"), mac=_B, **card)], cpus=1)
-    uml = UmlMachine(socket=switch.add("u", mac=_U))
+    other = NetMachine(part=part, cards=[card_of_b], cpus=1)
+    uml = UmlMachine(socket=switch.add("u", mac=_U, mtu=_MTU, speed=_SPEED))
 
     with (
         Talker.boot(first, tmp_path / "a") as a,
@@ -46,7 +53,11 @@ def test_what_befalls_one_is_no_matter_to_the_others(
         for guest in (a, b, u):
             guest.make_data(_FILE_KIB)
         _all_talk(steady, shaken, user_mode)
+        for station in (steady, shaken, user_mode):
+            assert f" mtu {_MTU} " in station.run("ip link show eth0")
+        _the_guest_knows_its_speed(user_mode)
         _the_guest_sees_its_link(switch, user_mode, steady)
+        _the_guest_announces_itself(switch, user_mode)
 
         steady.start_echoes(user_mode.ip)
         _its_cable_is_pulled(shaken, steady)
@@ -67,6 +78,36 @@ def _all_talk(*stations: Station) -> None:
         for target in stations:
             if source is not target:
                 send_file(source, target)
+
+
+def _the_guest_knows_its_speed(one: Station) -> None:
+    """User-mode Linux reads it from the device, QEMU's guests from QEMU."""
+    one.run("mkdir -p /tmp/sys && mount -t sysfs none /tmp/sys")  # that of its name space
+    assert one.run("cat /tmp/sys/class/net/eth0/speed /tmp/sys/class/net/eth0/duplex") == (
+        f"{_SPEED}\nfull"
+    )
+    one.run("umount /tmp/sys")
+
+
+def _the_guest_announces_itself(switch: Switch, one: Station) -> None:
+    """Its driver is told to, broadcasts its addresses, and says so by its control queue."""
+    commands, sent = _commands(switch), switch.counted("u").sent
+    switch.tell("port-announce", id="u")
+    latest = time.monotonic() + _SECONDS
+    while _commands(switch) == commands:
+        assert time.monotonic() < latest, "nothing was announced"
+        time.sleep(0.01)
+    assert _commands(switch) == commands + 1
+    assert switch.counted("u").sent > sent
+    assert switch.addresses()[_U] == "u"
+    one.guest.run("carrier 0")
+
+
+def _commands(switch: Switch) -> int:
+    """Return how many commands the driver of user-mode Linux has given."""
+    control = switch.tell("query-rings", id="u")[-1]
+    assert isinstance(control["requests"], int)
+    return control["requests"]
 
 
 def _the_guest_sees_its_link(switch: Switch, one: Station, other: Station) -> None:
@@ -121,7 +162,7 @@ def _it_is_stuck_while_it_is_sent_to(switch: Switch, one: Station, other: Statio
 
 
 def _its_port_goes_and_comes(switch: Switch, one: Station, other: Station) -> None:
-    one.start_echoes(other.ip)
+    one.start_echoes(other.ip, patience=1)
     switch.remove("b")
     one.guest.run("until_no_carrier 0")
     switch.add("b")

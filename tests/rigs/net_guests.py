@@ -38,6 +38,7 @@ _SECONDS = 240
 _MEMORY_MIB = 192
 _SMALL = 1000
 _FEW = 10
+_PATIENCE = 60
 _VIRTIO_NET = 1
 _DRIVERS = ("failover", "net_failover", "virtio_net", "llc", "stp", "garp", "mrp", "8021q")
 # With a thread for each processor QEMU 10.0 aborts now and then, see handover_rig.
@@ -302,15 +303,20 @@ class Station:
         """Wait until an echo comes back: a cable may be in before QEMU has started the rings."""
         self.run(f"until ping -q -c 1 -W 1 {address}; do :; done >/dev/null")
 
-    def start_echoes(self, address: str) -> None:
-        """Have echoes go and come back until `end_echoes`."""
-        self.guest.run(f"steady {self.place} {address}")
+    def start_echoes(self, address: str, *, patience: int = _PATIENCE) -> None:
+        """Have echoes go and come back, one after the other, until `end_echoes`.
+
+        Args:
+            address: who echoes.
+            patience: how long each is waited for, in seconds.
+        """
+        self.guest.run(f"steady {self.place} {address} {patience}")
 
     def end_echoes(self) -> None:
-        """All must have come back, but for one that was on its way."""
+        """All must have come back."""
         sent, back = map(int, self.guest.run("steadily").split())
         assert sent > _FEW
-        assert sent - back <= 1, f"of {sent} echoes {back} came back"
+        assert sent == back, f"of {sent} echoes {back} came back"
 
 
 def send_file(source: Station, target: Station, *, address: str = "") -> None:
