@@ -165,8 +165,8 @@ def _install_systemd(options: argparse.Namespace) -> int:
     systemctl = "systemctl --user" if user else "systemctl"
     print(
         f"next: `{systemctl} daemon-reload`; then `{systemctl} enable --now "
-        "vhostuser-blk@NAME.socket` for one disk, `vhostuser-disks.service` for a file of disks, or "
-        "`vhostuser-net.service` for a switch"
+        "vhostuser-blk@NAME.socket` for one disk, `vhostuser-disks.service` for a file of disks, "
+        "or `vhostuser-net.service` for a switch"
     )
     return 0
 
