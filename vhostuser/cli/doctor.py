@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from vhostuser import __version__
 from vhostuser.cli.command import Command
+from vhostuser.cli.doctor_tap import tap_devices
 from vhostuser.cli.doctor_vfio import accelerators
 from vhostuser.cli.finding import Finding
 from vhostuser.cli.install import DISCOVERY_FILE, discovery_folders
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND", "Finding", "examine"]
 
 _PACKAGES = ("protocol", "vhostuser", "accel", "vhostuser.native._engine")
-_NEEDED = ("trio", "construct", "cffi")
+_NEEDED = ("trio", "construct", "cffi", "pyroute2")
 _IO_URING_SETUP = 425  # on every architecture
 _IO_URING_PARAMS = 120
 _ENOUGH_FILES = 4096
@@ -255,6 +256,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _kvm,
     _qemu,
     accelerators,
+    tap_devices,
     _discovery,
 )
 

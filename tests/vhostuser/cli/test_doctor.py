@@ -12,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from vhostuser.cli import doctor
+from vhostuser.cli.doctor_tap import tap_devices
 from vhostuser.cli.doctor_vfio import accelerators
 from vhostuser.cli.main import main
+from vhostuser.devices import tap_check
 
 
 @pytest.fixture
@@ -188,3 +190,33 @@ def test_it_says_what_a_host_lacks_for_accelerators(host, missing, value, advice
     found = seen(host)[-1]
     assert (found.status, found.value) == ("note", value)
     assert advice in found.advice
+
+
+@pytest.fixture
+def tap_host(tmp_path, monkeypatch):
+    """Stands for a host whose TAP devices this user may make."""
+    node, status = tmp_path / "tun", tmp_path / "status"
+    node.touch()
+    status.write_text("CapEff:\t0000000000001000\n")
+    monkeypatch.setattr(tap_check, "TUN_NODE", node)
+    monkeypatch.setattr(tap_check, "_STATUS", status)
+    return tmp_path
+
+
+def test_it_says_that_tap_devices_can_be_made(tap_host):
+    found = only(tap_devices())
+    assert (found.status, found.value) == ("ok", "can be made")
+
+
+def test_it_says_who_may_make_no_tap_device_and_how_to_have_one(tap_host):
+    (tap_host / "status").write_text("CapEff:\t0000000000000000\n")
+    found = only(tap_devices())
+    assert (found.status, found.value) == ("note", "no right to make a TAP device")
+    assert "have root make the device: ip tuntap add dev tap0" in found.advice
+
+
+def test_it_says_that_tap_devices_have_no_driver(tap_host):
+    (tap_host / "tun").unlink()
+    found = only(tap_devices())
+    assert (found.status, found.value) == ("note", "/dev/net/tun is not there")
+    assert "modprobe tun" in found.advice
