@@ -155,7 +155,10 @@ def _net() -> dict[str, bytes]:
                     )
                 )
                 # one frame in more buffers than are ever merged
-                offers += bytes([0x11, 0x10, 90]) if number else b""
+                if number:
+                    offers = bytes([0x11, 0x10, 79]) + bytes([8, 0x80]) * 80
+                # chains with more buffers together than a batch may have
+                frames += bytes([0x00, 0x00, 0xC6, 0x10, 0x40, 0, 1, 0]) * number
                 commands = b"".join(
                     bytes([3, group | command << 3, 0, data, 1, 0, 2, 0, 9])
                     for group, command, data in (

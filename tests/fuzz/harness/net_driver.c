@@ -267,9 +267,12 @@ void net_driver_send(struct switch_ports *s, struct port *port)
     if (shape & 1)
         size = take_u8(in) % 32u;
     s->sent = size;
-    for (uint32_t i = 0; i < (shape >> 1 & 3u) + 1; i++) {
+    uint32_t times = (shape >> 1 & 3u) + 1, pieces = shape & 0x40 ? PARTS : 0;
+    for (uint32_t i = 0; i < (pieces ? 16 : 1) * times; i++) {
         parts.count = 0;
         place_bytes(in, port, &parts, bytes, size);
+        while (parts.count < pieces) /* as many as a table has room for, in many chains */
+            add_part(&parts, parts.list[0].gpa, 1, false);
         if (shape & 8) /* all memory that follows, though only a part was written */
             parts.list[parts.count ? parts.count - 1 : 0].size += take_u16(in) * 4u;
         if (shape & 0x10)
