@@ -53,6 +53,7 @@ struct station {
 static struct station stations[PORTS];
 static struct vhu_worker *second;
 static struct line control;
+static pthread_barrier_t all_are_there;
 
 static uint32_t dice(uint32_t *random, uint32_t sides)
 {
@@ -234,6 +235,7 @@ static void *drive(void *argument)
         publish(&station->rings[2 * pair]);
         station->tx_free[pair] = (1u << NUM) - 1;
     }
+    pthread_barrier_wait(&all_are_there); /* who came when the others are done would receive nothing */
     while (station->returned < FRAMES && in_time()) {
         bool any = false;
 
@@ -448,6 +450,7 @@ static void run_stations(uint64_t features, bool disturbed)
     uint32_t random = 7;
 
     open_stations(features);
+    pthread_barrier_init(&all_are_there, NULL, PORTS);
     for (int i = 0; i < PORTS; i++)
         CHECK_EQUAL(pthread_create(&stations[i].thread, NULL, drive, &stations[i]), 0);
     while (disturbed && !all_done() && !check_failures)
@@ -460,6 +463,7 @@ static void run_stations(uint64_t features, bool disturbed)
         if (i < STEADY)
             check_counters(&stations[i]);
     }
+    pthread_barrier_destroy(&all_are_there);
     close_stations();
 }
 
