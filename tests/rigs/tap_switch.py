@@ -46,7 +46,7 @@ async def _obey(switch: NetSwitch, taps: list[TapPort]) -> None:
                 if word == "counters":
                     _counters(switch, taps)
                 elif word in {"up", "down"}:
-                    await taps[int(number)].link_up(up=word == "up")
+                    await taps[int(number)].set_link(up=word == "up")
                     _say(done=line)
                 elif word == "announce":
                     taps[int(number)].port.announce(bytes.fromhex("020000000042"))

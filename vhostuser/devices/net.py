@@ -67,13 +67,13 @@ class NetDevice:
         """
         options = options or NetOptions()
         with contextlib.ExitStack() as stack:
-            shown = NetPortOptions(
+            of_port = NetPortOptions(
                 pairs=options.queue_pairs,
                 addresses=options.addresses,
                 mac=options.mac or stack.enter_context(switch.local_mac()),
                 locked=options.locked,
             )
-            port = stack.enter_context(NetPort.open(switch, shown))
+            port = stack.enter_context(NetPort.open(switch, of_port))
             async with NetDatapath.open(
                 port.make_queue, queues=options.queues, workers=switch.workers, place=port.place
             ) as datapath:
@@ -126,7 +126,7 @@ class NetDevice:
                 value=offset,
             )
 
-    def link_up(self, *, up: bool) -> None:
+    def set_link(self, *, up: bool) -> None:
         """Plug the cable in, or pull it, and tell the driver."""
         self.port.set_link(up=up)
         self._look()

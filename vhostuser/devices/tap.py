@@ -64,8 +64,8 @@ class TapPort:
         """
         options = options or TapOptions()
         tap = await trio.to_thread.run_sync(open_tap, options)
-        shown = NetPortOptions(pairs=options.queues, addresses=options.addresses, mac=tap.mac)
-        with tap, NetPort.open(switch, shown) as port:
+        of_port = NetPortOptions(pairs=options.queues, addresses=options.addresses, mac=tap.mac)
+        with tap, NetPort.open(switch, of_port) as port:
             self = cls(port, tap)
             try:
                 self._make_queues()
@@ -109,7 +109,7 @@ class TapPort:
         self.port.set_link(up=False)
         self.removed.set()
 
-    async def link_up(self, *, up: bool) -> None:
+    async def set_link(self, *, up: bool) -> None:
         """Plug the cable in, or pull it, and show it to the host.
 
         Raises:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from vhostuser.devices import MAX_PAIRS, SWITCH_MODES
+from vhostuser.devices.tap_device import TAP_MAX_MTU, TAP_MIN_MTU
 from vhostuser.options import Choice, Flag, Interface, Mac, Number, Problem, option
 from vhostuser.serving import (
     ID,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["PortConfig", "SwitchConfig"]
 
 _LARGEST_QUEUE = 32768
-_SMALLEST_MTU, _LARGEST_MTU = 68, 65521
 _MOST_ADDRESSES = 16384
 _LONGEST_AGEING = 1_000_000
 _FASTEST = 10_000_000
@@ -76,7 +76,7 @@ class PortConfig(ServedConfig):
         Number(2, _LARGEST_QUEUE), "largest ring size accepted of a guest", default=1024
     )
     mtu: int | None = option(
-        Number(_SMALLEST_MTU, _LARGEST_MTU),
+        Number(TAP_MIN_MTU, TAP_MAX_MTU),
         "largest payload of a frame in bytes: what a guest is told (without: 1500), or a TAP "
         "device gets (without: it stays as it is)",
     )

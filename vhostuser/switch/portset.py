@@ -47,18 +47,20 @@ class Port(Served[PortConfig]):
     tap: TapPort | None
 
     @property
+    def _end(self) -> NetDevice | TapPort:
+        end = self.device or self.tap
+        assert end is not None
+        return end
+
+    @property
     def port(self) -> NetPort:
         """The port of the switch."""
-        owner = self.device or self.tap
-        assert owner is not None
-        return owner.port
+        return self._end.port
 
     @property
     def mac(self) -> bytes:
         """The address of the guest's device, or of the host at its TAP."""
-        owner = self.device or self.tap
-        assert owner is not None
-        return owner.mac
+        return self._end.mac
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -72,7 +74,7 @@ class Port(Served[PortConfig]):
 
     def describe(self) -> str:
         """Say in a few words what is served, and where."""
-        place = self.config.place if self.tap is None else f"TAP {self.tap.name}"
+        place = self.config.place
         if self.config.bridge is not None:
             place += f" in bridge {self.config.bridge}"
         pairs = self.port.pairs
@@ -93,9 +95,9 @@ class Port(Served[PortConfig]):
             OSError: the TAP device is gone.
         """
         if self.tap is not None:
-            await self.tap.link_up(up=up)
+            await self.tap.set_link(up=up)
         elif self.device is not None:
-            self.device.link_up(up=up)
+            self.device.set_link(up=up)
 
     def announce(self, mac: bytes | None) -> None:
         """Have the other ports learn that an address is here.

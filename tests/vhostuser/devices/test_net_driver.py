@@ -69,14 +69,14 @@ def rarp(mac: bytes) -> bytes:
 async def test_a_link_goes_down_and_up_and_the_driver_is_told(switch):
     async with station(switch, DRIVER) as one, station(switch) as other:
         await exchange(one, other)
-        one.device.link_up(up=False)
+        one.device.set_link(up=False)
         await one.news.receive()
         assert (await one.config()).status == 0
         await one.send(other.mac)
         await other.send(one.mac)
         assert one.counters(SENDS).drops["link"] == 1
         assert other.counters(SENDS).drops["no_receiver"] == 1
-        one.device.link_up(up=True)
+        one.device.set_link(up=True)
         await one.news.receive()
         assert (await one.config()).status == NetStatus.LINK_UP
         await exchange(one, other)

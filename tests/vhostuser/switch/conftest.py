@@ -29,7 +29,7 @@ class FakeTap:
         with NetPort.open(switch, shown) as port:
             yield cls(port, options.name)
 
-    async def link_up(self, *, up):
+    async def set_link(self, *, up):
         self.port.set_link(up=up)
         self.carrier = up
 
