@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 
 #include "check.h"
 #include "guest.h"
@@ -430,7 +431,9 @@ static void descriptors_that_change_under_the_walk_never_lead_outside(void)
     vhu_ring_destroy(ring);
     store_relaxed(&flipping, 1);
     CHECK_EQUAL(pthread_create(&thread, NULL, flip, config.desc), 0);
-    for (int i = 0; i < 50000; i++) {
+    for (int i = 0; i < 50000 || popped == 0; i++) {
+        if (i % 1000 == 0)
+            sched_yield(); /* on a busy machine the other thread may not have had its turn yet */
         store_relaxed(&avail->ring[0], (uint16_t)(i % NUM));
         store_relaxed(&avail->idx, 1);
         CHECK_EQUAL(vhu_ring_create(guest.mem, &config, &ring), 0);
@@ -443,7 +446,6 @@ static void descriptors_that_change_under_the_walk_never_lead_outside(void)
     }
     store_relaxed(&flipping, 0);
     pthread_join(thread, NULL);
-    CHECK(popped > 0);
     guest_destroy(&guest);
 }
 
