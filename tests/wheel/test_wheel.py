@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,6 +123,13 @@ async def test_the_installed_program_serves_a_disk(installed, tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
     assert image.read_bytes()[4096:8192] == b"w" * 4096
+
+
+def test_the_installed_program_looks_at_the_host_s_interfaces(installed):
+    done = run(installed, "vhostuser", "net", "--tap=t", "--bridge=no-such-bridge", "--check")
+    assert done.returncode == 1
+    # The bridge, or the right to a TAP.
+    assert re.fullmatch(r"tap: [^\n]+\n", done.stderr), done.stderr
 
 
 @contextlib.contextmanager

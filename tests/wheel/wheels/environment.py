@@ -42,8 +42,12 @@ class Environment:
         subprocess.run([*pip, "install", "--no-index", "--no-deps", str(wheel)], check=True)
 
     def copy_requirements(self, name: str) -> None:
-        """Copy what an installed distribution asks for, and what that asks for: no network."""
-        for each in _requirements(name):
+        """Copy what a distribution that is installed here asks for, and what that asks for.
+
+        It comes from the environment that runs this: no network.
+        """
+        (here,) = importlib.metadata.distributions(name=name, path=[str(self._packages)])
+        for each in _requirements(here):
             for file in importlib.metadata.files(each) or ():
                 if ".." not in file.parts and "__pycache__" not in file.parts:
                     target = self._packages / file
@@ -57,20 +61,20 @@ class Environment:
         return {"cwd": self._outside, "env": {**kept, **path}, "text": True}
 
 
-def _requirements(name: str) -> set[str]:
+def _requirements(distribution: importlib.metadata.Distribution) -> set[str]:
     found: set[str] = set()
-    wanted = set(_asked_for(name))
+    wanted = set(_asked_for(distribution))
     while wanted:
         each = wanted.pop()
         found.add(each)
-        wanted |= set(_asked_for(each)) - found
+        wanted |= set(_asked_for(importlib.metadata.distribution(each))) - found
     return found
 
 
-def _asked_for(name: str) -> Iterator[str]:
+def _asked_for(distribution: importlib.metadata.Distribution) -> Iterator[str]:
     from packaging.requirements import Requirement  # noqa: PLC0415 - trying a wheel lacks it
 
-    for text in importlib.metadata.requires(name) or ():
+    for text in distribution.requires or ():
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement.name
