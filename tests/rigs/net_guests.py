@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "IN_LARGE_PIECES",
     "Card",
     "NetMachine",
     "Station",
@@ -41,6 +42,8 @@ _FEW = 10
 _PATIENCE = 60
 _VIRTIO_NET = 1
 _DRIVERS = ("failover", "net_failover", "virtio_net", "llc", "stp", "garp", "mrp", "8021q")
+IN_LARGE_PIECES = "-e dd if=/tmp/data bs=64k 2>/dev/null"
+"""Has nc send the data: by itself it writes 1 KiB at a time, which may become as many frames."""
 # With a thread for each processor QEMU 10.0 aborts now and then, see handover_rig.
 _ACCEL = ("-accel", "tcg,thread=single")
 
@@ -329,6 +332,6 @@ def send_file(source: Station, target: Station, *, address: str = "") -> None:
     """
     port = 7000 + target.number
     target.guest.run(f"receive {target.place} {port}")
-    source.guest.run(f"at {source.place} nc {address or target.ip} {port} </tmp/data")
+    source.guest.run(f"at {source.place} nc {address or target.ip} {port} {IN_LARGE_PIECES}")
     found = target.guest.run(f"received {port}")
     assert found == source.guest.digest, f"from {source.number} to {target.number}"
