@@ -8,7 +8,8 @@
 #include "worker.h"
 
 enum {
-    TO_FLOOD = 0xFFFE, /* as PORT_NONE, no port's number */
+    TO_FLOOD = 0xFFFE,  /* as PORT_NONE, no port's number ... */
+    TO_NOBODY = 0xFFFD, /* ... and so is this, of a frame that must not come from there */
 };
 
 static void drop(struct net_source *source, enum vhu_net_drop reason, uint32_t count)
@@ -149,7 +150,9 @@ static void send_to(struct net_port *from, struct net_source *source, uint16_t n
 {
     struct net_port *to = net_port_at(from->net, number);
 
-    if (number == TO_FLOOD)
+    if (number == TO_NOBODY)
+        drop(source, VHU_NET_DROP_SPOOFED, count);
+    else if (number == TO_FLOOD)
         flood(from, source, frames, count);
     else if (to && to != from && port_is_up(to) && deliver_steered(to, frames, count))
         count_sent(source, frames, count, 1);
@@ -157,14 +160,14 @@ static void send_to(struct net_port *from, struct net_source *source, uint16_t n
         drop(source, VHU_NET_DROP_NO_RECEIVER, count);
 }
 
-/* Hand on those of the frames that are `left`. Those of one receiver go together: frames for different ones may
- * overtake each other, but nobody overtakes one that goes to all, nor the other way round. */
+/* Frames of one receiver go together: those for different ones may overtake each other, but nobody overtakes one that
+ * goes to all, nor the other way round. */
 static void send_mixed(struct net_port *from, struct net_source *source, struct net_frame *frames,
-                       const uint16_t *to, uint64_t left)
+                       const uint16_t *to, uint32_t count)
 {
     struct net_frame *together[BATCH];
 
-    while (left) {
+    for (uint64_t left = UINT64_MAX >> (BATCH - count); left;) {
         uint32_t gathered = 0;
         uint16_t number = to[__builtin_ctzll(left)];
 
@@ -182,29 +185,34 @@ static void send_mixed(struct net_port *from, struct net_source *source, struct 
     }
 }
 
+/* Whether a frame goes where the one before it went, for the same reason. */
+static inline bool follows(const struct net_frame *frame, const struct net_frame *before)
+{
+    return frame->destination == before->destination && frame->source == before->source;
+}
+
 static void forward(struct net_port *from, uint32_t pair, struct net_frame *frames, uint32_t count)
 {
     struct net_source *source = &from->sender[pair];
     struct net_frame *all[BATCH];
     uint16_t to[BATCH];
-    uint64_t left = 0;
-    bool same = true;
+    bool same = true, steers = from->pairs > 1;
 
     for (uint32_t i = 0; i < count; i++) {
-        all[i] = &frames[i];
-        if (__builtin_expect(!admit(from, source, pair, &frames[i]), 0)) {
-            drop(source, VHU_NET_DROP_SPOOFED, 1);
-            same = false;
+        struct net_frame *frame = &frames[i];
+
+        all[i] = frame;
+        if (i > 0 && !steers && follows(frame, frame - 1)) {
+            to[i] = to[i - 1];
             continue;
         }
-        to[i] = look_up(from, frames[i].destination);
+        to[i] = admit(from, source, pair, frame) ? look_up(from, frame->destination) : TO_NOBODY;
         same &= to[i] == to[0];
-        left |= 1ull << i;
     }
     if (__builtin_expect(same, 1))
         send_to(from, source, to[0], all, count);
     else
-        send_mixed(from, source, frames, to, left);
+        send_mixed(from, source, frames, to, count);
 }
 
 static void echo(struct net_port *port, struct net_source *source, struct net_frame *frames,

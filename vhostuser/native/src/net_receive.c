@@ -59,33 +59,23 @@ static inline void copy_frame(uint8_t *to, const struct net_frame *frame)
     }
 }
 
-/* How many of the frames, from the first on, go as they are. */
-static uint32_t count_plain(const struct receiver *receiver, struct net_frame *const *frames,
-                            uint32_t count)
-{
-    uint32_t plain = 0;
-
-    while (plain < count && net_receiver_takes(&frames[plain]->header, receiver->features))
-        plain++;
-    return plain;
-}
-
 /* Frames that go as they are, each into one buffer, as long as there are such. Returns how many; `ret`: why the
  * next one is none. */
 static uint32_t receive_plain(struct receiver *receiver, struct net_frame *const *frames,
                               uint32_t count, enum taking *ret)
 {
     struct vhu_ring *ring = receiver->queue->ring;
-    uint32_t size = receiver->header_size, plain = count_plain(receiver, frames, count);
+    uint32_t size = receiver->header_size;
     struct ring_buffer buffers[BATCH];
     uint64_t bytes = 0;
 
-    uint32_t taken = ring_take(ring, DESC_WRITE, plain, buffers, ret), filled = 0;
+    uint32_t taken = ring_take(ring, DESC_WRITE, count, buffers, ret), filled = 0;
     for (; filled < taken; filled++) {
         const struct net_frame *frame = frames[filled];
         struct ring_buffer *buffer = &buffers[filled];
 
-        if (buffer->length < size + frame->bytes)
+        if (buffer->length < size + frame->bytes ||
+            !net_receiver_takes(&frame->header, receiver->features))
             break;
         write_header(buffer->hva, &frame->header, size);
         copy_frame(buffer->hva + size, frame);
@@ -93,10 +83,10 @@ static uint32_t receive_plain(struct receiver *receiver, struct net_frame *const
         bytes += frame->bytes;
     }
     net_give(receiver->queue, buffers, filled, true);
-    if (filled < taken)
+    if (filled < taken) {
         ring_untake(ring, taken - filled);
-    if (filled < taken || (filled == plain && plain < count))
         *ret = TAKE_CHAIN;
+    }
     receiver->pushed += filled;
     receiver->frames += filled;
     receiver->bytes += bytes;

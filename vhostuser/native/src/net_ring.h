@@ -33,11 +33,13 @@ static inline bool take_buffer(struct vhu_ring *ring, struct span *span, uint64_
 {
     uint64_t offset = address - span->start;
 
-    if (__builtin_expect(
-            (flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE)) != direction || length == 0, 0))
+    if (__builtin_expect((flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE)) != direction, 0))
         return false;
-    if (__builtin_expect(offset < span->size && length <= span->size - offset, 1)) {
+    /* a length of 0 is none that fits, and left to the general walk, too */
+    if (__builtin_expect(offset < span->size && (uint64_t)length - 1 < span->size - offset, 1)) {
         ret->hva = span->hva + offset;
+    } else if (length == 0) {
+        return false;
     } else {
         ret->hva = mem_find_range(ring->mem, &ring->hit, address, length);
         if (!ret->hva)
