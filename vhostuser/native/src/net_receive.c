@@ -35,16 +35,19 @@ static void drop(struct receiver *receiver, enum vhu_net_drop reason, uint32_t c
 
 /* ---- Into one buffer --------------------------------------------------------------------------- */
 
-/* The header is ours, but for the offloads that the receiver has agreed to: a sender's is not to be believed. */
+/* The header is ours, but for the offloads that the receiver has agreed to: a sender's is not to be believed. In
+ * whole words, which processors pass on from a store to a load; from halves of one they do not. */
 static inline void write_header(uint8_t *to, const struct net_header *header, uint32_t size)
 {
-    struct net_header ours = *header;
+    uint64_t first;
+    uint32_t rest = header->csum_offset | 1u << 16; /* num_buffers */
 
-    ours.num_buffers = 1;
+    memcpy(&first, header, sizeof(first));
+    memcpy(to, &first, sizeof(first));
     if (__builtin_expect(size == NET_HEADER_SIZE, 1))
-        memcpy(to, &ours, NET_HEADER_SIZE);
+        memcpy(to + sizeof(first), &rest, sizeof(rest));
     else
-        memcpy(to, &ours, NET_HEADER_LEGACY);
+        memcpy(to + sizeof(first), &header->csum_offset, sizeof(header->csum_offset));
 }
 
 static inline void copy_frame(uint8_t *to, const struct net_frame *frame)
