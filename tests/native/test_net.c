@@ -390,6 +390,68 @@ static bool received(int port)
     return true;
 }
 
+/* Make a frame available that is the `i`th of a batch: some in two buffers, some to all. */
+static uint32_t add_one_of_many(struct line *tx, uint32_t i)
+{
+    uint32_t length = HEADER + 60 + 7 * i;
+    uint8_t *bytes = guest_at(&bench.guest, space(tx, i));
+    const struct vhu_buffer pieces[] = {{space(tx, i), 30, 0}, {space(tx, i) + 30, length - 30, 0}};
+    const struct vhu_buffer whole = {space(tx, i), length, 0};
+
+    for (uint32_t at = 0; at < length; at++)
+        bytes[at] = at < HEADER ? 0 : frame_byte(at - HEADER, (uint8_t)i);
+    if (i % 5 == 4)
+        bytes[HEADER] |= 1;
+    if (i % 3 == 2)
+        add(tx, pieces, 2);
+    else
+        add(tx, &whole, 1);
+    return length - HEADER;
+}
+
+/* Read back what came, from one buffer or several. Their number is where a receiver looks for it. */
+static void check_one_of_many(struct line *rx, uint32_t *slot, uint32_t i, uint32_t length)
+{
+    const uint8_t *header = guest_at(&bench.guest, space(rx, *slot));
+    uint32_t buffers = header[10], at = 0;
+
+    for (uint32_t buffer = 0; buffer < buffers; buffer++, (*slot)++) {
+        const uint8_t *bytes = guest_at(&bench.guest, space(rx, *slot));
+        uint32_t skip = buffer == 0 ? HEADER : 0, written = (uint32_t)finish(rx);
+
+        for (uint32_t j = skip; j < written; j++, at++) {
+            uint8_t want = frame_byte(at, (uint8_t)i) | (at == 0 && i % 5 == 4);
+            CHECK_EQUAL(bytes[j], want);
+        }
+    }
+    CHECK_EQUAL(at, length);
+}
+
+/* Frames of all kinds in one batch, into buffers large and small: whatever way each of them goes. */
+static void a_batch_of_all_kinds_arrives_in_order(void)
+{
+    enum { MANY = 9 };
+    struct line *rx = &bench.lines[2], *tx = &bench.lines[1];
+
+    for (int features = 0; features < 4; features++) {
+        open_ports(2, VERSION_1 | MERGE | (features & 1 ? FEATURE(RING_PACKED) : 0));
+        if (features & 2)
+            send_between(1, 7, 9); /* now it is known where they go */
+        uint32_t lengths[MANY], slot = 0;
+        for (uint32_t i = 0; i < NUM; i++)
+            offer(rx, i, i % 4 == 3 ? 40 : 512);
+        for (uint32_t i = 0; i < MANY; i++)
+            lengths[i] = add_one_of_many(tx, i);
+        kick(tx);
+        for (uint32_t i = 0; i < MANY; i++)
+            CHECK_EQUAL(finish(tx), 0);
+        for (uint32_t i = 0; i < MANY && !check_failures; i++)
+            check_one_of_many(rx, &slot, i, lengths[i]);
+        CHECK(nothing_came(rx));
+        close_bench();
+    }
+}
+
 static void addresses_are_learned_and_move(void)
 {
     struct vhu_net_address known[8];
@@ -807,6 +869,7 @@ static const struct test tests[] = {
     {"buffers that hold no frame do not hold up the thread",
      buffers_that_hold_no_frame_do_not_hold_up_the_thread},
     {"what nobody is there for is dropped", what_nobody_is_there_for_is_dropped},
+    {"a batch of all kinds arrives in order", a_batch_of_all_kinds_arrives_in_order},
     {"addresses are learned, and move", addresses_are_learned_and_move},
     {"a locked port sends from its own address only",
      a_locked_port_sends_from_its_own_address_only},
