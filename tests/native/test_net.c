@@ -439,7 +439,7 @@ static void a_batch_of_all_kinds_arrives_in_order(void)
             send_between(1, 7, 9); /* now it is known where they go */
         uint32_t lengths[MANY], slot = 0;
         for (uint32_t i = 0; i < NUM; i++)
-            offer(rx, i, i % 4 == 3 ? 40 : 512);
+            offer(rx, i, i % 4 == 1 ? 40 : 512);
         for (uint32_t i = 0; i < MANY; i++)
             lengths[i] = add_one_of_many(tx, i);
         kick(tx);
