@@ -7,14 +7,12 @@ of the attack is left in the process.
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import hostile_load
 import pytest
 import trio
+from attacking import attacked
 
 from vhostuser.disks import DiskConfig, DiskSet
 from vhostuser.frontend import BlockDriver, FrontendClient, GuestMemory
@@ -38,27 +36,6 @@ async def disk_at(path: Path) -> AsyncIterator[BlockDriver]:
             client.setup_queue(0)
             await client.start()
             yield BlockDriver([client.queues[0]])
-
-
-@contextlib.asynccontextmanager
-async def attacked(path: Path, attack: str) -> AsyncIterator[None]:
-    """The attack is in full swing from the beginning of the block to its end, and did not fail."""
-    command = [sys.executable, hostile_load.__file__, attack, os.fspath(path)]
-    process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    async with process.stdin, process.stdout:
-        try:
-            assert await process.stdout.receive_some() == f"{attack}\n".encode()
-            yield
-            await process.stdin.send_all(b"\n")
-            assert await process.wait() == 0
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
 
 
 async def write_and_read(disk: BlockDriver, first: int, count: int) -> None:
@@ -96,7 +73,7 @@ async def test_a_disk_is_served_while_another_is_attacked(tmp_path: Path, attack
                 await write_and_read(disk, 0, 10)
                 await until_left(disks)
                 before = held()
-                async with attacked(bad, attack):
+                async with attacked(hostile_load, attack, bad):
                     await write_and_read(disk, 10, REQUESTS)
                 async with disk_at(bad) as other:
                     assert await other.read(0, 4096) == bytes(4096)

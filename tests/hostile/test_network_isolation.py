@@ -7,15 +7,13 @@ about his own from taking others'. What it sends fits nobody's buffers.
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import hostile_net_load
 import pytest
 import trio
+from attacking import attacked
 from net_rig import BROADCAST, Station, frame, station
 
 from vhostuser.datapath import WorkerOptions
@@ -24,7 +22,7 @@ from vhostuser.frontend import RegionLayout
 from vhostuser.testing import held, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from vhostuser.server import Server
@@ -41,28 +39,6 @@ FLOODS = {"flood", "largest"}
 LOCKED = {"spoofing"}
 """Attacks from the port that is locked."""
 PORTS = {"unlocked": b"\x52\x54\0\0\0\1", "locked": b"\x52\x54\0\0\0\2"}
-
-
-@contextlib.asynccontextmanager
-async def attacked(path: Path, attack: str, addresses: Iterable[bytes]) -> AsyncIterator[None]:
-    """The attack is in full swing from the beginning of the block to its end, and did not fail."""
-    arguments = [attack, os.fspath(path), *(address.hex() for address in addresses)]
-    command = [sys.executable, hostile_net_load.__file__, *arguments]
-    process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    async with process.stdin, process.stdout:
-        try:
-            assert await process.stdout.receive_some() == f"{attack}\n".encode()
-            yield
-            await process.stdin.send_all(b"\n")
-            assert await process.wait() == 0
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
 
 
 async def talk(one: Station, other: Station, first: int) -> None:
@@ -159,9 +135,9 @@ async def test_stations_talk_while_another_port_does_its_worst(
             before, heard = held(), [one.counters(RECEIVES).frames for one in stations]
             for turn, attack in enumerate(hostile_net_load.ATTACKS):
                 port = "locked" if attack in LOCKED else "unlocked"
-                addresses = [PORTS[port], *(one.mac for one in stations)]
+                spoofed = [mac.hex() for mac in (PORTS[port], *(one.mac for one in stations))]
                 flooded = too_large(stations)
-                async with attacked(tmp_path / port, attack, addresses):
+                async with attacked(hostile_net_load, attack, tmp_path / port, *spoofed):
                     await everybody_talks(stations, turn * ROUNDS)
                 assert losses(stations) == {}, attack
                 assert too_large(stations) > flooded or attack not in FLOODS, attack

@@ -13,7 +13,7 @@ from .control import query_rings
 from .errors import RunFailedError
 from .gate import state_of
 from .hand_over import measure_hand_over
-from .model import Run, load_figures, run_state
+from .model import Run, load_figures, run_of
 from .net_measure import measure_net
 from .round_trip import measure_round_trip
 from .row import Backend, Client, Store
@@ -89,18 +89,8 @@ def measure(bench: Bench, contestant: Contestant) -> Run:
         switched = served.context_switches() - switches
         after = bench.gate.probe()
         counters = _counters(served, switched) if contestant.backend is Backend.OURS else {}
-    return Run(
-        contestant=contestant.name,
-        rate=figures["rate"],
-        p50_us=figures["p50_us"],
-        p99_us=figures["p99_us"],
-        client_cpu=figures["client_cpu"],
-        back_end_cpu=round(used / elapsed, 3),
-        before=before,
-        after=after,
-        state=run_state(load, figures["client_cpu"], before, after).value,
-        counters=counters,
-    )
+    share = round(used / elapsed, 3)
+    return run_of(contestant, figures, share, (before, after), counters)
 
 
 def _counters(served: Served, switches: int) -> dict[str, float]:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from .gate import Gate
     from .programs import Programs
-    from .row import Load
+    from .row import Contestant, Load
     from .serve import Ours, Place
 
-__all__ = ["Bench", "Run", "load_figures", "run_state"]
+__all__ = ["Bench", "Run", "load_figures", "run_of", "run_state"]
 
 _PATIENCE_SECONDS = 30.0
 _UNDISTURBED_CPU = 0.9
@@ -91,6 +91,37 @@ def run_state(load: Load, client_cpu: float, before: float, after: float) -> Sta
     if load.poll and client_cpu < enough:
         return State.DISTURBED
     return state_of(before, after)
+
+
+def run_of(
+    contestant: Contestant,
+    figures: Mapping[str, float],
+    back_end_cpu: float,
+    probes: tuple[float, float],
+    counters: Mapping[str, float],
+) -> Run:
+    """Return what a run came to.
+
+    Args:
+        contestant: who ran.
+        figures: what the client said.
+        back_end_cpu: the back-end's share of a processor.
+        probes: of the machine's state, before and after.
+        counters: what the back-end counted.
+    """
+    before, after = probes
+    return Run(
+        contestant=contestant.name,
+        rate=figures["rate"],
+        p50_us=figures["p50_us"],
+        p99_us=figures["p99_us"],
+        client_cpu=figures["client_cpu"],
+        back_end_cpu=back_end_cpu,
+        before=before,
+        after=after,
+        state=run_state(contestant.load, figures["client_cpu"], before, after).value,
+        counters=dict(counters),
+    )
 
 
 def load_figures(

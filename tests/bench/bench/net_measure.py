@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from .conversation import Conversation
 from .errors import RunFailedError
-from .model import Run, run_state
+from .model import run_of
 from .net_serve import EAL, busy_ns, net_serving
 from .row import Client
 
 if TYPE_CHECKING:
-    from .model import Bench
+    from .model import Bench, Run
     from .net_row import NetLoad
     from .row import Contestant, Load
     from .serve import Served
@@ -76,15 +76,5 @@ def measure_net(bench: Bench, contestant: Contestant) -> Run:
                 raise RunFailedError(f"frames were lost or wrong, or none came: {figures}")
             client.leave()
         counters = busy_ns(contestant, served) if load.net.counted else {}
-    return Run(
-        contestant=contestant.name,
-        rate=figures["rate"],
-        p50_us=figures["p50_us"],
-        p99_us=figures["p99_us"],
-        client_cpu=figures["client_cpu"],
-        back_end_cpu=round(used / elapsed, 3),
-        before=before,
-        after=after,
-        state=run_state(load, figures["client_cpu"], before, after).value,
-        counters=counters,
-    )
+    share = round(used / elapsed, 3)
+    return run_of(contestant, figures, share, (before, after), counters)

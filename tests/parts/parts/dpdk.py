@@ -36,8 +36,10 @@ _COMPILER = """\
 #!/bin/sh
 # Compiles and links against the unpacked DPDK; the program registers the drivers by itself.
 here=$(dirname "$(readlink -f "$0")")
-exec gcc -march=corei7 -isystem "$here/root/usr/include/dpdk" \\
-    -isystem "$here/root/usr/include/x86_64-linux-gnu/dpdk" -isystem "$here/root/usr/include" \\
+unpacked=$here/root
+include=$unpacked/usr/include
+exec gcc -march=corei7 -isystem "$include/dpdk" \\
+    -isystem "$include/x86_64-linux-gnu/dpdk" -isystem "$include" \\
     -include rte_config.h "$@" -L"$here/lib" -Wl,--disable-new-dtags,-rpath,"$here/lib" \\
     -Wl,--no-as-needed -lrte_bus_vdev -lrte_mempool_ring -lrte_net_virtio \\
     -Wl,--as-needed -lrte_ethdev -lrte_net -lrte_mbuf -lrte_mempool -lrte_ring -lrte_eal

@@ -60,7 +60,7 @@ uint64_t vhu_queue_want(struct vhu_queue *queue, const struct vhu_queue_wanted *
     mailbox->wanted = *wanted;
     mailbox->wanted_changed = true;
     uint64_t number = ++mailbox->number;
-    vhu_worker_notify(queue->worker);
+    vhu_worker_wake(queue->worker);
     pthread_mutex_unlock(&queue->worker->lock);
     vhu_mem_unref(overtaken);
     return number;
@@ -79,7 +79,7 @@ int vhu_queue_set_fd(struct vhu_queue *queue, enum vhu_queue_fd which, int fd)
     int overtaken = mailbox->fd[which];
     mailbox->fd[which] = fd;
     mailbox->fd_changed[which] = true;
-    vhu_worker_notify(queue->worker);
+    vhu_worker_wake(queue->worker);
     pthread_mutex_unlock(&queue->worker->lock);
     vhu_signal_close(overtaken);
     return 0;
@@ -95,7 +95,7 @@ void vhu_queue_interrupt(struct vhu_queue *queue)
 void vhu_queue_look(struct vhu_queue *queue)
 {
     pthread_mutex_lock(&queue->worker->lock);
-    vhu_worker_notify(queue->worker);
+    vhu_worker_wake(queue->worker);
     pthread_mutex_unlock(&queue->worker->lock);
 }
 

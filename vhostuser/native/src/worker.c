@@ -297,11 +297,6 @@ void vhu_worker_wake(struct vhu_worker *worker)
         return; /* full: it is awake */
 }
 
-void vhu_worker_notify(struct vhu_worker *worker)
-{
-    vhu_worker_wake(worker);
-}
-
 void vhu_worker_interrupt(struct vhu_worker *worker)
 {
     if (!worker->ended) /* it has not been joined then, either */
@@ -312,7 +307,7 @@ static void ask_to_stop(struct vhu_worker *worker)
 {
     pthread_mutex_lock(&worker->lock);
     worker->stopping = true;
-    vhu_worker_notify(worker);
+    vhu_worker_wake(worker);
     pthread_mutex_unlock(&worker->lock);
 }
 
@@ -359,7 +354,7 @@ void vhu_worker_attach(struct vhu_worker *worker, struct vhu_queue *queue)
     pthread_mutex_lock(&worker->lock);
     queue->next = worker->incoming;
     worker->incoming = queue;
-    vhu_worker_notify(worker);
+    vhu_worker_wake(worker);
     pthread_mutex_unlock(&worker->lock);
 }
 
@@ -367,7 +362,7 @@ void vhu_worker_detach(struct vhu_worker *worker, struct vhu_queue *queue)
 {
     pthread_mutex_lock(&worker->lock);
     queue->mailbox.leaving = true;
-    vhu_worker_notify(worker);
+    vhu_worker_wake(worker);
     while (queue->mailbox.leaving && !worker->ended)
         pthread_cond_wait(&worker->changed, &worker->lock);
     if (worker->ended) {

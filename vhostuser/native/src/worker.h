@@ -294,10 +294,8 @@ int vhu_worker_create_with(const struct vhu_worker_config *config, struct vhu_io
                            struct vhu_worker **ret);
 void vhu_worker_attach(struct vhu_worker *worker, struct vhu_queue *queue);
 void vhu_worker_detach(struct vhu_worker *worker, struct vhu_queue *queue);
-/* Have the thread look at its queues, as vhu_worker_notify, for one that found something without its lock. */
+/* Make the thread look at its mailboxes, which the caller changed with the lock held, and at its queues. */
 void vhu_worker_wake(struct vhu_worker *worker);
-/* Make the thread look at its mailboxes. Call it with the lock held. */
-void vhu_worker_notify(struct vhu_worker *worker);
 /* End a system call that the thread waits in, if any. Call it with the lock held. */
 void vhu_worker_interrupt(struct vhu_worker *worker);
 
