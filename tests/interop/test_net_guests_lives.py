@@ -20,6 +20,7 @@ _FILE_KIB = 384
 _MTU, _SPEED = 1400, 25_000
 _SECONDS = 60
 _BURST = "ping -q -c 20 -i 0.01 -W 1 -s 60000"
+_NO_ONE = "10.9.0.99"
 # QEMU connects again after the port was removed. It can take up split rings where they were then,
 # but not packed ones. Without MSI-X: see test_net_guests.
 _OF_QEMU_7 = {"options": "vectors=0", "again": ",reconnect=1"}
@@ -145,7 +146,7 @@ def _it_stops_while_it_is_sent_to(switch: Switch, one: Station, other: Station) 
     """Nobody is there while its rings are stopped, and what comes then is lost."""
     before = switch.counted("a").drops.get("no-receiver", 0)
     one.guest.monitor("stop")
-    other.run(f"! {_BURST} {one.ip}")
+    _burst(other, _B)
     assert switch.counted("a").drops["no-receiver"] > before
     one.guest.monitor("cont")
     one.reach(other.ip)
@@ -156,9 +157,18 @@ def _it_is_stuck_while_it_is_sent_to(switch: Switch, one: Station, other: Statio
     """Its receive ring fills up; what comes then is lost to it alone."""
     before = switch.counted("b").drops.get("no-buffer", 0)
     with one.guest.frozen():
-        other.run(f"! {_BURST} {one.ip}")
+        _burst(other, _B)
         assert switch.counted("b").drops["no-buffer"] > before
     one.ping(other.ip)
+
+
+def _burst(source: Station, mac: str) -> None:
+    """Send more to a card than its receive ring holds, and have nothing of it answered.
+
+    What was asked of it would come back as soon as it runs again, and fill the receive buffer of
+    every raw socket of the source, the one that waits for a steady echo among them.
+    """
+    source.run(f"arp -s {_NO_ONE} {mac} && ! {_BURST} {_NO_ONE}")
 
 
 def _its_port_goes_and_comes(switch: Switch, one: Station, other: Station) -> None:
