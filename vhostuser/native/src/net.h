@@ -18,6 +18,7 @@
 #include "vhu.h"
 
 struct queue_device;
+struct ring_buffer;
 
 enum {
     PORTS_MAX = TABLE_PORTS,
@@ -126,6 +127,13 @@ void vhu_net_vacate(struct vhu_queue *queue);
  * former driver had set. With the lock of the first endpoint, so that neither goes on before that is done. */
 void vhu_net_port_begin(struct net_port *port, uint64_t features);
 
+/* net_run.c, called by the thread that has the chains */
+
+/* Have the first of the chains that a port of one pair sends go to where they belong, if they are alike and as simple
+ * as can be. Returns how many went: the others are still to be handed on. */
+uint32_t vhu_net_run(struct net_port *from, uint32_t now_s, uint32_t header_size,
+                     const struct ring_buffer *sent, uint32_t count);
+
 /* net_forward.c, called by the thread that has the frames */
 
 /* Have frames that came in by a port's pair go where they belong: at most BATCH of them, whose header was checked and
@@ -141,6 +149,14 @@ struct net_port *vhu_net_only_other(const struct net_port *port);
 /* net_send.c: of the first pair's queue, announce the address that waits for it. */
 void vhu_net_announce(struct vhu_queue *queue);
 
+/* The port to which a frame of a port of one pair goes, after its source was learned. NULL: to none, to several, or it
+ * is nobody's business; vhu_net_forward does what is right then. */
+struct net_port *vhu_net_route(struct net_port *from, uint32_t now_s, uint64_t destination,
+                               uint64_t source);
+
+/* net_receive.c: chains were pushed with frames. Count them and show the driver; a ring that turned out to be broken
+ * is its own worker's to deal with. With the endpoint locked. */
+void vhu_net_received(struct net_endpoint *endpoint, uint32_t pushed, uint32_t frames, uint64_t bytes);
 /* net_receive.c: the negotiated features, but for offloads that the driver has turned off again. */
 uint64_t vhu_net_in_force(const struct net_port *port, uint64_t features);
 /* Put frames into the ring of an endpoint's queue, which is served and locked. */

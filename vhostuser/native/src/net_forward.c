@@ -126,6 +126,24 @@ static inline uint16_t look_up(const struct net_port *from, uint64_t destination
     return to == PORT_NONE ? TO_FLOOD : to;
 }
 
+struct net_port *vhu_net_route(struct net_port *from, uint32_t now_s, uint64_t destination,
+                               uint64_t source)
+{
+    struct net_frame frame = {.destination = destination, .source = source};
+    struct vhu_net *net = from->net;
+
+    if (load_relaxed(&from->link_down))
+        return NULL;
+    if (net->config.mode != VHU_NET_SWITCH)
+        return net->config.mode == VHU_NET_ECHO ? from : NULL;
+    if (now_s != load_relaxed(&net->table.now_s))
+        vhu_table_tick(&net->table, now_s);
+    if (!admit(from, &from->sender[0], 0, &frame))
+        return NULL;
+    struct net_port *to = net_port_at(net, look_up(from, destination));
+    return to && to != from && port_is_up(to) ? to : NULL;
+}
+
 /* To all others. */
 static void flood(struct net_port *from, struct net_source *source, struct net_frame *const *frames,
                   uint32_t count)

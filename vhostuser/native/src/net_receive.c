@@ -278,17 +278,16 @@ static void receiver_init(struct receiver *receiver, struct net_port *port, uint
     };
 }
 
-/* Show the driver what came. A ring that turned out to be broken is its own worker's to deal with. */
-static void finish(struct receiver *receiver)
+void vhu_net_received(struct net_endpoint *endpoint, uint32_t pushed, uint32_t frames, uint64_t bytes)
 {
-    struct vhu_queue *queue = receiver->queue;
+    struct vhu_queue *queue = endpoint->queue;
 
-    if (receiver->pushed) {
-        count_more(&receiver->counters->frames, receiver->frames);
-        count_more(&receiver->counters->bytes, receiver->bytes);
-        count_more(&queue->counters.requests, receiver->pushed);
+    if (pushed) {
+        count_more(&endpoint->counters.frames, frames);
+        count_more(&endpoint->counters.bytes, bytes);
+        count_more(&queue->counters.requests, pushed);
         vhu_queue_publish(queue);
-        vhu_queue_renew(queue, receiver->pushed);
+        vhu_queue_renew(queue, pushed);
     }
     if (__builtin_expect(queue->ring->fault != VHU_FAULT_NONE, 0))
         vhu_worker_wake(queue->worker);
@@ -345,5 +344,5 @@ void vhu_net_receive(struct net_port *port, uint32_t pair, struct net_frame *con
         }
         receive_any(&receiver, frames[done++]);
     }
-    finish(&receiver);
+    vhu_net_received(&port->receiver[pair], receiver.pushed, receiver.frames, receiver.bytes);
 }

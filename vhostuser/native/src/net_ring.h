@@ -27,14 +27,14 @@ struct ring_buffer {
 
 enum { CACHE_LINE = 64 };
 
-/* The buffer of a descriptor, if it goes that way (0 or DESC_WRITE) and lies in one region. */
+enum { ONE_BUFFER = DESC_NEXT | DESC_INDIRECT | DESC_WRITE /* flags that tell a chain of one, and its direction */ };
+
+/* The buffer of a descriptor, which goes that way (0 or DESC_WRITE), if it lies in one region. */
 static inline bool take_buffer(struct vhu_ring *ring, struct span *span, uint64_t address, uint32_t length,
-                               uint16_t flags, uint16_t direction, struct ring_buffer *ret)
+                               uint16_t direction, struct ring_buffer *ret)
 {
     uint64_t offset = address - span->start;
 
-    if (__builtin_expect((flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE)) != direction, 0))
-        return false;
     /* a length of 0 is none that fits, and left to the general walk, too */
     if (__builtin_expect(offset < span->size && (uint64_t)length - 1 < span->size - offset, 1)) {
         ret->hva = span->hva + offset;
@@ -85,8 +85,8 @@ static inline uint32_t split_take(struct vhu_ring *ring, uint16_t direction, uin
 
         if (head < num)
             desc = read_desc(&table[head]);
-        if (head >= num || !take_buffer(ring, &span, desc.address, desc.split.length,
-                                        desc.split.flags, direction, &ret[count])) {
+        if (head >= num || (desc.split.flags & ONE_BUFFER) != direction ||
+            !take_buffer(ring, &span, desc.address, desc.split.length, direction, &ret[count])) {
             *why = TAKE_CHAIN;
             break;
         }
@@ -102,22 +102,23 @@ static inline uint32_t packed_take(struct vhu_ring *ring, uint16_t direction, ui
     struct packed_device *pack = &ring->pack;
     const struct desc *table = ring->desc;
     struct packed_cursor next = pack->avail;
+    const uint16_t turn = DESC_AVAIL | DESC_USED;
     uint16_t ready = packed_avail_flags(next.wrap);
     uint32_t num = ring->num, count = 0, room = num - pack->slots_in_flight;
     struct span span = ring->mem->by_gpa[ring->hit];
 
-    for (*why = TAKEN; count < limit; count++) {
+    *why = room < limit ? TAKE_CHAIN : TAKEN;
+    for (limit = room < limit ? room : limit; count < limit; count++) {
         const struct desc *shared = &table[next.offset];
         struct desc desc = {.word = load_acquire(&shared->word)};
 
-        if ((desc.packed.flags & (DESC_AVAIL | DESC_USED)) != ready) {
-            *why = TAKE_EMPTY;
+        if ((desc.packed.flags & (turn | ONE_BUFFER)) != (ready | direction)) {
+            *why = (desc.packed.flags & turn) == ready ? TAKE_CHAIN : TAKE_EMPTY;
             break;
         }
         desc.address = load_relaxed(&shared->address);
-        if (desc.packed.id >= num || count >= room ||
-            !take_buffer(ring, &span, desc.address, desc.packed.length, desc.packed.flags, direction,
-                         &ret[count])) {
+        if (desc.packed.id >= num || !take_buffer(ring, &span, desc.address, desc.packed.length,
+                                                  direction, &ret[count])) {
             *why = TAKE_CHAIN;
             break;
         }
@@ -172,6 +173,13 @@ static inline void split_give(struct vhu_ring *ring, const struct ring_buffer *b
     ring->split.next_used = (uint16_t)(next + count);
 }
 
+static inline uint64_t packed_used_word(uint16_t id, uint16_t flags, uint32_t written)
+{
+    struct desc used = {.packed = {.length = written, .id = id, .flags = flags}};
+
+    return used.word;
+}
+
 /* The first one makes all of them visible: it is kept back until they are published. */
 static inline void packed_give(struct vhu_ring *ring, const struct ring_buffer *buffers, uint32_t count,
                                bool written)
@@ -180,19 +188,15 @@ static inline void packed_give(struct vhu_ring *ring, const struct ring_buffer *
     struct desc *table = ring->desc;
     struct packed_cursor next = pack->used;
     uint16_t flags = packed_used_flags(next.wrap) | (written ? DESC_WRITE : 0);
-    uint32_t num = ring->num, slots = 0;
+    uint32_t num = ring->num, slots = 0, kept = pack->pushed_slots == 0 ? 0 : UINT32_MAX;
 
     for (uint32_t i = 0; i < count; i++) {
-        struct desc used = {.packed = {
-            .length = written ? buffers[i].length : 0,
-            .id = buffers[i].id,
-            .flags = flags,
-        }};
+        uint64_t word = packed_used_word(buffers[i].id, flags, written ? buffers[i].length : 0);
 
-        if (pack->pushed_slots + slots == 0)
-            pack->first_word = used.word;
+        if (i == kept)
+            pack->first_word = word;
         else
-            store_relaxed(&table[next.offset].word, used.word);
+            store_relaxed(&table[next.offset].word, word);
         slots += buffers[i].slots;
         next.offset += buffers[i].slots;
         if (next.offset >= num) {

@@ -182,9 +182,9 @@ static void pin(struct sending *sending, uint32_t index)
     frame->count = rest.count + 1;
 }
 
-static void read_batch(struct sending *sending)
+static void read_batch(struct sending *sending, uint32_t first)
 {
-    for (uint32_t i = 0; i < sending->count; i++)
+    for (uint32_t i = first; i < sending->count; i++)
         sending->good += read_frame(sending, i, &sending->frames[sending->good]);
     if (sending->queue->port->locked) {
         for (uint32_t i = 0; i < sending->good; i++)
@@ -217,7 +217,9 @@ static bool __attribute__((noinline)) send_batch(struct vhu_queue *queue)
     sending.source->cost = 0;
     int rc = take_batch(&sending);
     if (sending.count > 0) {
-        read_batch(&sending);
+        uint32_t gone = vhu_net_run(queue->port, queue->worker->now_s, sending.header_size,
+                                    sending.taken, sending.count);
+        read_batch(&sending, gone);
         if (sending.good > 0)
             vhu_net_forward(queue->port, queue->pair, queue->worker->now_s, sending.frames, sending.good);
         give_back(&sending);
