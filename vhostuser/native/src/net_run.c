@@ -23,11 +23,11 @@ static void measure(struct run *run, uint32_t most)
 
     for (run->count = 0; run->count < most; run->count++) {
         const struct ring_buffer *buffer = &run->sent[run->count];
-        const uint8_t *frame = buffer->hva + run->header_size;
 
         if (!buffer->hva || buffer->length - least > FRAME_MAX - FRAME_MIN ||
             (read_word(buffer->hva) & 0xffff) != 0) /* flags and gso_type */
             return;
+        const uint8_t *frame = buffer->hva + run->header_size;
         uint64_t destination = read_word(frame) & NET_ADDRESS;
         uint64_t source = read_word(frame + 6) & NET_ADDRESS;
         if (run->count == 0) {
