@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -72,6 +73,38 @@ static void no_kick_and_no_call_is_lost(void)
             CHECK_EQUAL(status_of(&bench.lines[1]).errors, 0);
             close_bench();
         }
+    }
+}
+
+/* A worker looks at queues less often that had nothing for long: time enough for that. */
+static void have_them_rest(void)
+{
+    const struct timespec nap = {.tv_nsec = 10 * 1000 * 1000};
+
+    nanosleep(&nap, NULL);
+}
+
+static void what_rested_is_served_whenever_it_has_work(void)
+{
+    static const char *const orders[] = {"0", "3", "12", "0123", "3210", "2", "0", "", "31"};
+    const struct vhu_worker_config configs[] = {polling, busy};
+
+    for (int i = 0; i < 2; i++) {
+        uint64_t requests = 0, served = 0;
+
+        open_bench(&configs[i], QUEUES_MAX, 0, 0);
+        for (int line = 0; line < QUEUES_MAX; line++)
+            CHECK_EQUAL(want(&bench.lines[line]).actual, VHU_QUEUE_RUNNING);
+        for (size_t round = 0; round < 4 * sizeof(orders) / sizeof(orders[0]); round++) {
+            have_them_rest();
+            for (const char *at = orders[round % (sizeof(orders) / sizeof(orders[0]))]; *at; at++, requests++)
+                exchange(&bench.lines[*at - '0']);
+        }
+        for (int line = 0; line < QUEUES_MAX; line++)
+            served += status_of(&bench.lines[line]).requests;
+        CHECK_EQUAL(served, requests);
+        have_them_rest();
+        close_bench();
     }
 }
 
@@ -395,6 +428,7 @@ static void wants_from_many_threads_overtake_each_other_without_harm(void)
 
 static const struct test tests[] = {
     {"no kick and no call is lost", no_kick_and_no_call_is_lost},
+    {"what rested is served whenever it has work", what_rested_is_served_whenever_it_has_work},
     {"what was sent before the start is served without a kick",
      what_was_sent_before_the_start_is_served_without_a_kick},
     {"a stopped ring reports where it goes on", a_stopped_ring_reports_where_it_goes_on},

@@ -8,6 +8,8 @@
 #include "net_ring.h"
 #include "worker.h"
 
+enum { FEW = 8 /* frames of a sender that may wait for an answer */ };
+
 struct run {
     const struct ring_buffer *sent;
     uint32_t count;
@@ -104,6 +106,8 @@ uint32_t vhu_net_run(struct net_port *from, uint32_t now_s, uint32_t header_size
     if (is_open(to, endpoint->queue)) {
         done = fill(endpoint->queue, &run, &bytes);
         vhu_net_received(endpoint, done, done, bytes);
+        if (done <= FEW)
+            ring_expect(endpoint->queue->ring);
     }
     endpoint_unlock(to, 0);
     count_more(&source->counters.frames, done);

@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Whose turn it is. A worker looks at its queues again and again, at those that had nothing for long less often, and
- * not at those that others fill.
+ * Whose turn it is. A worker looks at its queues in every pass, but of those that had nothing for long at one only,
+ * each in its turn, so that a pass takes no longer the more there are; and not at those that others fill.
  */
 #include "worker.h"
 
-enum {
-    LONG_IDLE = 4096, /* looks in a row that found nothing, after which a queue rests: only ... */
-    LOOK_EVERY = 16,  /* ... in every so manieth pass it is looked at */
-};
+enum { LONG_IDLE = 4096 /* looks in a row that found nothing, after which a queue rests */ };
 
 void vhu_turns_arrange(struct vhu_worker *worker)
 {
     worker->served = worker->resting = NULL;
+    worker->resting_count = 0;
     for (struct vhu_queue *queue = worker->queues; queue; queue = queue->next) {
         if (queue->device->passive || !(queue->ring || queue->device->ringless))
             continue;
@@ -36,29 +34,36 @@ static inline bool serve(struct vhu_queue *queue)
     return false;
 }
 
-/* Move the queue that `at` points at to another list. */
-static void move(struct vhu_queue **at, struct vhu_queue **list)
+/* The queue that `at` points at is the last of those that rest. */
+static void rest(struct vhu_worker *worker, struct vhu_queue **at)
 {
     struct vhu_queue *queue = *at;
 
     *at = queue->next_served;
-    queue->next_served = *list;
-    *list = queue;
+    queue->next_served = NULL;
+    if (worker->resting_count++ == 0)
+        worker->resting_end = &worker->resting;
+    *worker->resting_end = queue;
+    worker->resting_end = &queue->next_served;
 }
 
+/* Look at the first one that rests: it is the last one then, or rests no more. */
 static bool serve_resting(struct vhu_worker *worker)
 {
-    bool worked = false;
+    struct vhu_queue *queue = worker->resting;
 
-    for (struct vhu_queue **at = &worker->resting; *at;) {
-        if (serve(*at)) {
-            worked = true;
-            move(at, &worker->served);
-        } else {
-            at = &(*at)->next_served;
-        }
+    if (!serve(queue)) {
+        *worker->resting_end = queue;
+        worker->resting_end = &queue->next_served;
+        worker->resting = queue->next_served;
+        queue->next_served = NULL;
+        return false;
     }
-    return worked;
+    worker->resting = queue->next_served;
+    worker->resting_count--;
+    queue->next_served = worker->served;
+    worker->served = queue;
+    return true;
 }
 
 bool vhu_turns_take(struct vhu_worker *worker)
@@ -70,11 +75,10 @@ bool vhu_turns_take(struct vhu_worker *worker)
         if (__builtin_expect((*at)->idle < LONG_IDLE, 1))
             at = &(*at)->next_served;
         else
-            move(at, &worker->resting);
+            rest(worker, at);
     }
-    if (worker->resting && (worker->look_at_all || worker->passes % LOOK_EVERY == 0)) {
-        worker->look_at_all = false;
+    uint32_t looks = worker->look_at_all ? worker->resting_count : worker->resting_count > 0;
+    for (worker->look_at_all = false; looks > 0; looks--)
         worked |= serve_resting(worker);
-    }
     return worked;
 }
