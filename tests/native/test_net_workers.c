@@ -16,8 +16,8 @@
 enum {
     WORKERS = 2,
     PORTS = 4,
-    PAIRS = 2,
-    RINGS = 2 * PAIRS,
+    PAIRS_MOST = 2,
+    RINGS_MOST = 2 * PAIRS_MOST,
     HEADER = 12,
     START = 14 + 20 + 8,  /* Ethernet, IPv4, UDP */
     FRAME_LEAST = START + 8,
@@ -39,17 +39,18 @@ static const struct vhu_worker_config polling = {.poll_us = 20};
 struct station {
     uint32_t place;       /* its number here, and in its address */
     uint32_t number;      /* of its port */
-    struct line rings[RINGS];
+    struct line rings[RINGS_MOST];
     pthread_t thread;
     uint32_t random;
-    uint32_t tx_free[PAIRS];
-    uint16_t tx_slot[PAIRS];
-    uint16_t rx_slot[PAIRS][NUM]; /* by id */
-    uint16_t tx_ids[PAIRS][NUM];
+    uint32_t tx_free[PAIRS_MOST];
+    uint16_t tx_slot[PAIRS_MOST];
+    uint16_t rx_slot[PAIRS_MOST][NUM]; /* by id */
+    uint16_t tx_ids[PAIRS_MOST][NUM];
     uint64_t sent, returned, received, spoilt;
     bool done;
 };
 
+static uint32_t pairs, rings; /* of each port: one pair, or several */
 static struct station stations[PORTS];
 static struct vhu_worker *second;
 static struct line control;
@@ -196,17 +197,17 @@ static bool send_frames(struct station *station, uint32_t pair)
 /* Wait for a call of any ring, but not for long: one may be stopped. */
 static void rest(struct station *station)
 {
-    struct pollfd calls[RINGS];
+    struct pollfd calls[RINGS_MOST];
     bool ready = false;
     uint64_t ignored;
 
-    for (int ring = 0; ring < RINGS; ring++) {
+    for (uint32_t ring = 0; ring < rings; ring++) {
         calls[ring] = (struct pollfd){.fd = station->rings[ring].call, .events = POLLIN};
         ready |= vhu_driver_call_enable(station->rings[ring].driver);
     }
     if (!ready)
-        (void)poll(calls, RINGS, IDLE_MS);
-    for (int ring = 0; ring < RINGS; ring++) {
+        (void)poll(calls, rings, IDLE_MS);
+    for (uint32_t ring = 0; ring < rings; ring++) {
         if (calls[ring].revents)
             CHECK_EQUAL(read(calls[ring].fd, &ignored, sizeof(ignored)), sizeof(ignored));
         vhu_driver_call_disable(station->rings[ring].driver);
@@ -229,7 +230,7 @@ static void *drive(void *argument)
 {
     struct station *station = argument;
 
-    for (uint32_t pair = 0; pair < PAIRS; pair++) {
+    for (uint32_t pair = 0; pair < pairs; pair++) {
         for (uint16_t slot = 0; slot < NUM; slot++)
             offer(station, pair, slot);
         publish(&station->rings[2 * pair]);
@@ -239,7 +240,7 @@ static void *drive(void *argument)
     while (station->returned < FRAMES && in_time()) {
         bool any = false;
 
-        for (uint32_t pair = 0; pair < PAIRS; pair++) {
+        for (uint32_t pair = 0; pair < pairs; pair++) {
             any |= receive(station, pair);
             any |= take_back(station, pair);
             any |= send_frames(station, pair);
@@ -275,7 +276,7 @@ static void start_ring(struct line *line)
 static void add_port(struct station *station)
 {
     const struct vhu_net_port_config port = {
-        .pairs = PAIRS, .mac = {2, 0, 0, 0, 0, (uint8_t)station->place}};
+        .pairs = pairs, .mac = {2, 0, 0, 0, 0, (uint8_t)station->place}};
 
     CHECK_EQUAL(vhu_net_port_add(bench.net, &port, &station->number), 0);
 }
@@ -283,13 +284,13 @@ static void add_port(struct station *station)
 /* Take a port away under its driver, with whatever is in its rings, and give it another. */
 static void replace_port(struct station *station)
 {
-    for (uint32_t ring = 0; ring < RINGS; ring++) {
+    for (uint32_t ring = 0; ring < rings; ring++) {
         stop_ring(&station->rings[ring]);
         vhu_queue_destroy(station->rings[ring].queue);
     }
     vhu_net_port_remove(bench.net, station->number);
     add_port(station);
-    for (uint32_t ring = 0; ring < RINGS; ring++) {
+    for (uint32_t ring = 0; ring < rings; ring++) {
         struct line *line = &station->rings[ring];
 
         CHECK_EQUAL(vhu_queue_create_net(worker_of(station, ring), bench.net, station->number, ring,
@@ -326,18 +327,18 @@ static void look_at_everything(void)
 
     (void)vhu_net_addresses(bench.net, addresses, 16);
     for (int i = 0; i < PORTS; i++) {
-        for (uint32_t ring = 0; ring < RINGS; ring++)
+        for (uint32_t ring = 0; ring < rings; ring++)
             vhu_net_counters(bench.net, stations[i].number, ring, &counters);
         vhu_net_port_state(bench.net, stations[i].number, &state);
-        CHECK(state.pairs >= 1 && state.pairs <= PAIRS);
+        CHECK(state.pairs >= 1 && state.pairs <= pairs);
     }
 }
 
 static void disturb(uint32_t *random)
 {
     struct station *station = &stations[dice(random, PORTS)];
-    struct line *line = &station->rings[dice(random, RINGS)];
-    const uint8_t pairs[] = {4, 0, (uint8_t)(1 + dice(random, PAIRS)), 0};
+    struct line *line = &station->rings[dice(random, rings)];
+    const uint8_t number[] = {4, 0, (uint8_t)(1 + dice(random, pairs)), 0};
     const uint8_t mode[] = {0, 0, (uint8_t)dice(random, 2)};
     const uint8_t tables[] = {1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, (uint8_t)dice(random, PORTS), 0, 0, 0, 0};
     const uint8_t mac[6] = {2, 0, 0, 0, 0, (uint8_t)station->place};
@@ -363,7 +364,7 @@ static void disturb(uint32_t *random)
             replace_port(station);
         break;
     case 5:
-        say(pairs, sizeof(pairs));
+        say(number, sizeof(number));
         break;
     case 6:
         say(mode, sizeof(mode));
@@ -401,13 +402,13 @@ static void open_stations(uint64_t features)
 
         station->place = station->random = place;
         add_port(station);
-        for (uint32_t ring = 0; ring < RINGS; ring++) {
-            open_port_line(&station->rings[ring], (int)(place * RINGS + ring),
+        for (uint32_t ring = 0; ring < rings; ring++) {
+            open_port_line(&station->rings[ring], (int)(place * rings + ring),
                            worker_of(station, ring), station->number, ring, features, position);
             (void)want(&station->rings[ring]);
         }
     }
-    open_port_line(&control, PORTS * RINGS, second, stations[0].number, RINGS, features, position);
+    open_port_line(&control, PORTS * rings, second, stations[0].number, rings, features, position);
     control.buffers = BUFFERS;
     (void)want(&control);
 }
@@ -417,7 +418,7 @@ static void close_stations(void)
     stop_ring(&control);
     close_line(&control);
     for (int i = 0; i < PORTS; i++) {
-        for (int ring = 0; ring < RINGS; ring++) {
+        for (uint32_t ring = 0; ring < rings; ring++) {
             stop_ring(&stations[i].rings[ring]);
             close_line(&stations[i].rings[ring]);
         }
@@ -431,7 +432,7 @@ static void check_counters(const struct station *station)
 {
     uint64_t frames = 0;
 
-    for (uint32_t ring = 1; ring < RINGS; ring += 2) {
+    for (uint32_t ring = 1; ring < rings; ring += 2) {
         struct vhu_net_counters counters;
 
         vhu_net_counters(bench.net, station->number, ring, &counters);
@@ -445,10 +446,12 @@ static void check_counters(const struct station *station)
     CHECK(frames >= FRAMES); /* announcements, too */
 }
 
-static void run_stations(uint64_t features, bool disturbed)
+static void run_stations(uint32_t pairs_of_each, uint64_t features, bool disturbed)
 {
     uint32_t random = 7;
 
+    pairs = pairs_of_each;
+    rings = 2 * pairs;
     open_stations(features);
     pthread_barrier_init(&all_are_there, NULL, PORTS);
     for (int i = 0; i < PORTS; i++)
@@ -469,16 +472,20 @@ static void run_stations(uint64_t features, bool disturbed)
 
 static void two_workers_deliver_to_each_other(void)
 {
-    run_stations(FEATURES, false);
-    run_stations(FEATURES | FEATURE(RING_PACKED), false);
+    for (uint32_t each = 1; each <= PAIRS_MOST; each++) {
+        run_stations(each, FEATURES, false);
+        run_stations(each, FEATURES | FEATURE(RING_PACKED), false);
+    }
 }
 
 static void everything_may_change_while_frames_go_through(void)
 {
-    run_stations(FEATURES, true);
-    run_stations(FEATURES | FEATURE(RING_PACKED), true);
-    run_stations(FEATURES | FEATURE(RING_PACKED) | FEATURE(IN_ORDER) | FEATURE(EVENT_IDX), true);
-    run_stations(FEATURES | FEATURE(EVENT_IDX), true);
+    for (uint32_t each = 1; each <= PAIRS_MOST; each++) {
+        run_stations(each, FEATURES, true);
+        run_stations(each, FEATURES | FEATURE(RING_PACKED), true);
+        run_stations(each, FEATURES | FEATURE(RING_PACKED) | FEATURE(IN_ORDER) | FEATURE(EVENT_IDX), true);
+        run_stations(each, FEATURES | FEATURE(EVENT_IDX), true);
+    }
 }
 
 static const struct test tests[] = {

@@ -84,7 +84,7 @@ static uint32_t fill(struct vhu_queue *queue, const struct run *run, uint64_t *r
 static bool is_open(const struct net_port *port, const struct vhu_queue *queue)
 {
     return queue && queue_is_served(queue) && !queue->device->ringless && queue->debt == 0 &&
-           load_relaxed(&port->control.filter.passes_all);
+           queue->ring->fault == VHU_FAULT_NONE && load_relaxed(&port->control.filter.passes_all);
 }
 
 uint32_t vhu_net_run(struct net_port *from, uint32_t now_s, uint32_t header_size,

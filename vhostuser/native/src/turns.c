@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Whose turn it is. A worker looks at its queues in every pass, but of those that had nothing for long at one only,
- * each in its turn, so that a pass takes no longer the more there are; and not at those that others fill.
+ * Whose turn it is. A worker looks at its queues in every pass; at those that had nothing for long in turn, some in
+ * each pass, so that none of them waits for many; and not at those that others fill.
  */
 #include "worker.h"
 
-enum { LONG_IDLE = 4096 /* looks in a row that found nothing, after which a queue rests */ };
+enum {
+    LONG_IDLE = 4096, /* looks in a row that found nothing, after which a queue rests: only ... */
+    LOOK_EVERY = 16,  /* ... once in so many passes it is looked at */
+};
 
 void vhu_turns_arrange(struct vhu_worker *worker)
 {
@@ -77,7 +80,8 @@ bool vhu_turns_take(struct vhu_worker *worker)
         else
             rest(worker, at);
     }
-    uint32_t looks = worker->look_at_all ? worker->resting_count : worker->resting_count > 0;
+    uint32_t turn = (worker->resting_count + LOOK_EVERY - 1) / LOOK_EVERY;
+    uint32_t looks = worker->look_at_all ? worker->resting_count : turn;
     for (worker->look_at_all = false; looks > 0; looks--)
         worked |= serve_resting(worker);
     return worked;

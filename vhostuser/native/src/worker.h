@@ -36,8 +36,8 @@ struct vhu_worker {
     /* the thread's own */
     struct vhu_queue *queues;
     struct vhu_queue *served;  /* those of them that are looked at in every pass ... */
-    struct vhu_queue *resting; /* ... and those of which one is, the first ... */
-    struct vhu_queue **resting_end; /* ... which goes here then: valid if there are such */
+    struct vhu_queue *resting; /* ... and those of which some are, the first ones ... */
+    struct vhu_queue **resting_end; /* ... which go here then: valid if there are such */
     uint32_t resting_count;
     bool look_at_all; /* that rest, in the next pass */
     uint32_t passes;
