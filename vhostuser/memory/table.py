@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from vhostuser.errors import RequestError
 from vhostuser.fds import kind_of
+from vhostuser.memory.file_system import file_system_of, require_kernel_memory
 from vhostuser.native import check, ffi, lib
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class _Mapping:
     __slots__ = ("mapped", "memory", "native", "region")
 
     def __init__(self, region: MemRegion, fd: OwnedFd, *, keep_file: bool) -> None:
+        require_kernel_memory(file_system_of(fd))
         self.memory = _identify(region, fd)
         ret = ffi.new("struct vhu_region **")
         code = lib.vhu_region_map(

@@ -232,6 +232,21 @@ def _namespaces(_folder: Path) -> None:
         raise UnobtainableError(f"it takes root and /dev/net/tun: {done.stderr}")
 
 
+def _fuse(folder: Path) -> None:
+    """Mount one: containers and users other than root cannot."""
+    for program in ("unshare", "mount"):
+        if shutil.which(program) is None:
+            raise UnobtainableError(f"it takes {program}, of the packages util-linux and mount")
+    (folder / "file").touch()
+    text = (
+        "exec 9<>/dev/fuse && mount -i -t fuse -o fd=9,rootmode=100000,user_id=0,group_id=0 fuse $0"
+    )
+    command = ["unshare", "--mount", "sh", "-c", text, str(folder / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnobtainableError(f"it takes root and /dev/fuse: {done.stderr}")
+
+
 def _huge_pages(_folder: Path) -> None:
     """Try some: containers and users other than root cannot reserve any."""
     with huge_pages(mib=64):
@@ -295,6 +310,12 @@ CATALOGUE: dict[str, Part] = {
             name="namespaces",
             what="network namespaces with TAP devices in them",
             recipe=_namespaces,
+            fetched=False,
+        ),
+        Part(
+            name="fuse",
+            what="file systems that a process serves",
+            recipe=_fuse,
             fetched=False,
         ),
         Part(
