@@ -41,6 +41,7 @@ _MOST_LINES = 1000
 _FLUSH_SECONDS = 0.5
 _HELD_SECONDS = 5.0
 _LONGEST_QUOTE = 200
+_SHORTEST_SPAN = 0.1
 _COUNT = "(count)"
 _STDERR = 2
 
@@ -107,8 +108,20 @@ class _Held:
     """Messages of one kind that were not logged."""
 
     since: float
+    until: float
     line: str
     count: int = 0
+
+    def add(self, now: float) -> None:
+        """Count one more."""
+        self.count += 1
+        self.until = now
+
+    def told(self) -> str:
+        """Return the line that stands for them."""
+        span = max(self.until - self.since, _SHORTEST_SPAN)
+        what = f"{self.count} similar messages suppressed within {span:.1f} s"
+        return self.line.replace(_COUNT, what)
 
 
 class _Writer:
@@ -206,19 +219,23 @@ class Sink(logging.Handler):
             if record.levelno <= logging.DEBUG or self._limiter.passes(key):
                 self._tell_held(key)
                 self._write(self._format(record, context))
-            elif key in self._held:
-                self._held[key].count += 1
             else:
-                self._held[key] = _Held(self._clock(), self._format(_summary(record), context), 1)
+                self._hold(key, record, context)
         except Exception:  # noqa: BLE001 - a record that cannot be written harms nobody
             self.handleError(record)
+
+    def _hold(self, key: object, record: logging.LogRecord, context: Mapping[str, object]) -> None:
+        """Count a record of this kind instead of writing it."""
+        now = self._clock()
+        if key not in self._held:
+            self._held[key] = _Held(now, now, self._format(_summary(record), context))
+        self._held[key].add(now)
 
     def _tell_held(self, key: object) -> None:
         """Say what was held back of this kind, and of others some time ago."""
         old = self._clock() - _HELD_SECONDS
         for each in [each for each, held in self._held.items() if each == key or held.since < old]:
-            held = self._held.pop(each)
-            self._write(held.line.replace(_COUNT, str(held.count)))
+            self._write(self._held.pop(each).told())
 
     def _write(self, line: str) -> None:
         self._writer.put(line.encode("utf-8", "backslashreplace") + b"\n")
@@ -236,9 +253,9 @@ def _whose(context: Mapping[str, object]) -> object:
 
 
 def _summary(record: logging.LogRecord) -> logging.LogRecord:
-    """Make the record that stands for others like this one, whose number is not known yet."""
+    """Make the record that stands for others like it; how many and how long is not known yet."""
     message = record.getMessage()[:_LONGEST_QUOTE]
-    text = f"{_COUNT} similar messages suppressed, the first of them: {message}"
+    text = f"{_COUNT}, the first of them: {message}"
     return logging.makeLogRecord(
         {
             "name": record.name,

@@ -123,7 +123,7 @@ def test_many_alike_are_counted_instead_of_logged(logged):
         logged.logger.warning("refused: %d", number)
     *passed, count = logged.lines()
     assert [line.rpartition("refused: ")[2] for line in passed] == ["0", "1", "2"]
-    assert "1 similar messages suppressed, the first of them: refused: 3" in count
+    assert "1 similar messages suppressed within 0.1 s, the first of them: refused: 3" in count
 
 
 def test_the_count_comes_before_the_next_of_the_kind_and_after_a_while_anyway(logged):
@@ -132,14 +132,16 @@ def test_the_count_comes_before_the_next_of_the_kind_and_after_a_while_anyway(lo
     logged.clock.now += 2
     logged.logger.warning("refused")
     *_, count, last = logged.lines()
-    assert "5 similar messages suppressed" in count
+    assert "5 similar messages suppressed within 0.1 s" in count
     assert last.endswith(": refused")
     for _ in range(25):
         logged.logger.warning("closed")
+    logged.clock.now += 0.5
+    logged.logger.warning("closed")
     logged.clock.now += 10
     logged.logger.warning("something else")
     *_, count, last = logged.lines()
-    assert "5 similar messages suppressed, the first of them: closed" in count
+    assert "6 similar messages suppressed within 0.5 s, the first of them: closed" in count
     assert last.endswith("something else")
 
 
