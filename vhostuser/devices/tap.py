@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import trio
 
 from vhostuser.devices.net_port import NetPort, NetPortOptions
 from vhostuser.devices.tap_device import TapOptions, open_tap
+from vhostuser.errors import TapError
 from vhostuser.native import check, ffi, lib
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class TapPort:
         self.mtu = tap.mtu
         self.removed = trio.Event()
         self._tap = tap
+        self._tap_used = trio.Lock()  # by a thread: closed meanwhile, its number may be another's
+        self._closing = False
         self._queues: list[Pointer] = []
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -76,6 +80,8 @@ class TapPort:
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._destroy)
+                    async with self._tap_used:
+                        self._closing = True
 
     def _make_queues(self) -> None:
         for pair, fd in enumerate(self._tap.queues):
@@ -113,10 +119,13 @@ class TapPort:
         """Plug the cable in, or pull it, and show it to the host.
 
         Raises:
-            OSError: the device was removed; the port has changed nevertheless.
+            OSError: the device was removed; the port has changed nevertheless, if it is there.
         """
-        self.port.set_link(up=up and not self.removed.is_set())
-        await trio.to_thread.run_sync(lambda: self._tap.set_carrier(up=up))
+        async with self._tap_used:
+            if self._closing:
+                raise TapError(errno.ENODEV, f"the port of {self.name} has just been removed")
+            self.port.set_link(up=up and not self.removed.is_set())
+            await trio.to_thread.run_sync(lambda: self._tap.set_carrier(up=up))
 
 
 def _is_broken(queue: Pointer) -> bool:

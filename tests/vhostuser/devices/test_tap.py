@@ -1,13 +1,18 @@
-"""Options of a TAP device; what it does is in tests/interop/test_tap.py."""
+"""Options of a TAP device, and its end; what it does is in tests/interop/test_tap.py."""
 
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
+import trio
 
-from vhostuser.devices.tap import TapOptions
-from vhostuser.errors import UsageError
+from protocol.virtio import NetFeatures
+from vhostuser.devices import NetSwitch
+from vhostuser.devices.tap import TapOptions, TapPort
+from vhostuser.errors import TapError, UsageError
+from vhostuser.fds import Closing
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,48 @@ def test_an_option_out_of_range_is_refused_in_words(options, text):
 )
 def test_options_in_range_are_taken(options):
     assert TapOptions(**options)
+
+
+class SlowTap(Closing):
+    """A device without queues, whose cable takes until `release` to be pulled."""
+
+    name, mac, mtu, queues, features = "slow", bytes(6), 1500, (), NetFeatures(0)
+
+    def __init__(self):
+        self.pulling, self.release = threading.Event(), threading.Event()
+        self.used = self.closed = self.closed_in_use = False
+
+    def set_carrier(self, *, up):
+        del up
+        self.used = True
+        self.pulling.set()
+        self.release.wait()
+        self.used = False
+
+    def close(self):
+        self.closed, self.closed_in_use = True, self.used
+        self.release.set()
+
+
+async def test_a_port_that_goes_waits_for_whoever_pulls_its_cable(monkeypatch):
+    tap = SlowTap()
+    monkeypatch.setattr("vhostuser.devices.tap.open_tap", lambda _options: tap)
+    gone = trio.Event()
+
+    async def serve(task_status):
+        async with TapPort.open(switch) as port:
+            task_status.started(port)
+            await gone.wait()
+
+    with trio.fail_after(30):
+        async with NetSwitch.open() as switch, trio.open_nursery() as nursery:
+            port = await nursery.start(serve)
+            nursery.start_soon(lambda: port.set_link(up=False))
+            await trio.to_thread.run_sync(tap.pulling.wait)
+            gone.set()
+            while not tap.closed and not port._tap_used.statistics().tasks_waiting:
+                await trio.lowlevel.checkpoint()
+            tap.release.set()
+        assert (tap.closed, tap.closed_in_use) == (True, False)
+        with pytest.raises(TapError, match="the port of slow has just been removed"):
+            await port.set_link(up=True)
