@@ -190,8 +190,9 @@ class FileName(Kind):
         return Path(value)
 
     def plain(self, kept: object) -> object:
-        """Return the path as text."""
-        return str(kept)
+        """Return the path as text, absolute: who reads it may be in another folder."""
+        assert isinstance(kept, Path)
+        return str(kept.absolute())
 
 
 class Name(Kind):

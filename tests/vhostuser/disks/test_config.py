@@ -88,12 +88,9 @@ def test_all_three_ways_give_the_same_disk(tmp_path):
 def test_what_a_disk_was_made_of_can_be_given_again():
     made, _ = read(DiskConfig, FULL, Source.CONTROL)
     rows = options(DiskConfig, Source.CONTROL)
-    plain = {row.name: row.kind.plain(getattr(made, row.attribute)) for row in rows}
-    again, problems = read(
-        DiskConfig,
-        {name: value for name, value in plain.items() if value is not None and value != "None"},
-        Source.CONTROL,
-    )
+    kept = {row: getattr(made, row.attribute) for row in rows}
+    plain = {row.name: row.kind.plain(value) for row, value in kept.items() if value is not None}
+    again, problems = read(DiskConfig, plain, Source.CONTROL)
     assert (again, problems) == (made, [])
 
 

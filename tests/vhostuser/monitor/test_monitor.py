@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import trio
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 from vhostuser.disks import DiskConfig, DiskSet, ServedKind
 from vhostuser.errors import StoreError
 from vhostuser.monitor import Monitor
-from vhostuser.monitor.disks import DISK_COMMANDS
+from vhostuser.monitor.common import Which
+from vhostuser.monitor.disks import DISK_COMMANDS, query_disks
 from vhostuser.monitor.qmp import LONGEST_COMMAND, CommandError, Splitter, parse
 from vhostuser.testing import FakeDevice, RawFrontend
 from vhostuser.virtqueue import Fault
@@ -52,6 +54,16 @@ async def monitored(tmp_path):
                 nursery.start_soon(monitor.run)
                 yield tmp_path, disk.server, quits
                 nursery.cancel_scope.cancel()
+
+
+async def test_a_disk_s_paths_are_told_whole_however_they_were_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with DiskSet.open(kind=ServedKind(open_device=fake_device)) as disks:
+        config = DiskConfig(id="one", socket_path=Path("socket"), blk_file=Path("image"))
+        await disks.add(config)
+        (disk,) = await query_disks(disks, Which())
+    paths = disk["config"]["socket-path"], disk["config"]["blk-file"]
+    assert paths == (str(tmp_path / "socket"), str(tmp_path / "image"))
 
 
 def connected(folder, *, negotiate=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,7 +12,8 @@ from net_rig import BROADCAST, frame
 
 from vhostuser.devices import NET_DROPS
 from vhostuser.monitor import Monitor
-from vhostuser.monitor.ports import PORT_COMMANDS
+from vhostuser.monitor.common import Which
+from vhostuser.monitor.ports import PORT_COMMANDS, query_ports
 from vhostuser.switch import PortConfig, PortSet, SwitchConfig
 
 MACS = [bytes.fromhex(f"0200000000{number:02x}") for number in range(1, 3)]
@@ -88,6 +90,16 @@ async def test_ports_tell_what_went_through_them(tmp_path):
             assert all(each["age"] < 30 for each in known)
             rings = await client.ask("query-rings", id="one")
             assert [ring["started"] for ring in rings] == [True, True, False]
+
+
+async def test_paths_are_told_whole_however_they_were_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with PortSet.open(SwitchConfig()) as ports:
+        await ports.add(PortConfig(id="made", socket_path=Path("made")))
+        await ports.add(PortConfig(id="sought", connect=Path("sought")))
+        made, sought = await query_ports(ports, Which())
+    assert made["config"]["socket-path"] == str(tmp_path / "made")
+    assert sought["config"]["connect"] == str(tmp_path / "sought")
 
 
 async def test_a_cable_is_pulled_and_an_address_announced_by_command(tmp_path):
