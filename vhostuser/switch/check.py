@@ -11,6 +11,7 @@ from vhostuser.devices.tap_check import check_tap
 from vhostuser.errors import UsageError
 from vhostuser.options import Problem
 from vhostuser.serving import Finding, check_served
+from vhostuser.switch.config import same_address, same_tap
 from vhostuser.switch.opening import tap_options
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ def _conflicts(ports: Placed[PortConfig]) -> Iterator[Finding]:
     addresses: dict[bytes, str] = {}
     for port, place in ports:
         if port.tap is not None and taps.setdefault(port.tap, port.id) != port.id:
-            text = f"{port.tap} is the TAP device of port {taps[port.tap]}, too: choose another"
-            yield Finding(place, Problem("tap", text))
+            yield Finding(place, same_tap(port.tap, taps[port.tap]))
         if port.mac is not None and addresses.setdefault(port.mac, port.id) != port.id:
-            text = f"port {addresses[port.mac]} has the same address: each needs its own"
-            yield Finding(place, Problem("mac", text))
+            yield Finding(place, same_address(addresses[port.mac]))

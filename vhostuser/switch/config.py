@@ -25,7 +25,7 @@ from vhostuser.serving import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PortConfig", "SwitchConfig"]
+__all__ = ["PortConfig", "SwitchConfig", "same_address", "same_tap"]
 
 _LARGEST_QUEUE = 32768
 _MOST_ADDRESSES = 16384
@@ -137,3 +137,13 @@ class SwitchConfig(ProgramConfig):
     busy_poll: bool = option(
         Flag(), "never sleep: each worker keeps a processor busy", default=False
     )
+
+
+def same_tap(tap: str, owner: str) -> Problem:
+    """Return what is wrong with a second port on a TAP device of port `owner`."""
+    return Problem("tap", f"{tap} is the TAP device of port '{owner}', too: choose another")
+
+
+def same_address(owner: str) -> Problem:
+    """Return what is wrong with a second port that has the address of port `owner`."""
+    return Problem("mac", f"port '{owner}' has the same address: each needs its own")

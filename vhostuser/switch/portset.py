@@ -20,11 +20,11 @@ from vhostuser.devices.tap import TapPort
 from vhostuser.errors import UsageError
 from vhostuser.server import Server
 from vhostuser.serving import Served, ServedSet
-from vhostuser.switch.config import PortConfig
+from vhostuser.switch.config import PortConfig, same_address, same_tap
 from vhostuser.switch.opening import net_options, tap_options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from vhostuser.devices import NetPort
     from vhostuser.switch.config import SwitchConfig
@@ -130,6 +130,7 @@ class PortSet(ServedSet[PortConfig, Port]):
     def __init__(self, nursery: trio.Nursery, switch: NetSwitch) -> None:
         super().__init__(nursery)
         self.switch = switch
+        self._addresses: dict[bytes, str] = {}
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -153,8 +154,7 @@ class PortSet(ServedSet[PortConfig, Port]):
         """Serve one more port. See `ServedSet.add`."""
         for other in self.members:
             if config.tap is not None and config.tap == other.config.tap:
-                text = f"{config.tap} is the TAP device of port '{other.id}': choose another"
-                raise UsageError(text)
+                raise UsageError(str(same_tap(config.tap, other.id)))
         return await ServedSet.add(self, config)
 
     @contextlib.asynccontextmanager
@@ -165,11 +165,29 @@ class PortSet(ServedSet[PortConfig, Port]):
                 yield Port(config=config, server=None, device=None, tap=tap)
             return
         # First the socket: a front-end that comes too early then waits instead of failing.
-        with self.endpoint(config) as endpoint:
+        with self._address(config), self.endpoint(config) as endpoint:
             async with NetDevice.open(self.switch, net_options(config)) as device:
                 server = Server(device=device, endpoint=endpoint)
                 self.forward_events(server, config)
                 yield Port(config=config, server=server, device=device, tap=None)
+
+    @contextlib.contextmanager
+    def _address(self, config: PortConfig) -> Iterator[None]:
+        """Keep the address that a port was given from others, for the length of the block.
+
+        Raises:
+            UsageError: another port has it, or is about to.
+        """
+        if config.mac is None:
+            yield
+            return
+        if config.mac in self._addresses:
+            raise UsageError(str(same_address(self._addresses[config.mac])))
+        self._addresses[config.mac] = config.id
+        try:
+            yield
+        finally:
+            del self._addresses[config.mac]
 
     def by_number(self, number: int) -> Port | None:
         """Return the port that the switch knows by a number; None: it has just gone."""

@@ -264,11 +264,14 @@ def test_what_does_not_go_together_fails_the_check(host):
     host.have("mine", owner=1000)
     table = [
         ({"tap": "mine"}, ""),
-        ({"tap": "mine"}, "p1: tap: mine is the TAP device of port p0, too: choose another"),
+        ({"tap": "mine"}, "p1: tap: mine is the TAP device of port 'p0', too: choose another"),
         ({"socket-path": "/no/such/s"}, "p2: socket-path: there is no folder /no/such"),
         ({"id": "p0", "connect": "/s"}, "p0: id: another port is called p0: choose another"),
         ({"mac": "02:00:00:00:00:01"}, ""),
-        ({"mac": "02:00:00:00:00:01"}, "p5: mac: port p4 has the same address: each needs its own"),
+        (
+            {"mac": "02:00:00:00:00:01"},
+            "p5: mac: port 'p4' has the same address: each needs its own",
+        ),
     ]
     found = checked(*(port for port, _ in table))
     for _, text in table:

@@ -78,12 +78,12 @@ async def test_ports_come_and_go_while_others_exchange_frames(tmp_path):
 
 async def test_a_port_that_is_removed_leaves_its_front_end_and_its_name_and_number(tmp_path):
     async with port_set(workers=2) as ports:
-        await ports.add(at(tmp_path, "a"))
+        await ports.add(at(tmp_path, "a", mac=MACS[0]))
         async with RawFrontend.connect(tmp_path / "a") as raw:
             await raw.ask(GET_FEATURES)
             await ports.remove("a")
             assert await raw.reply() is None
-        again = await ports.add(at(tmp_path, "a"))
+        again = await ports.add(at(tmp_path, "a", mac=MACS[0]))
         assert again.port.number == 0
         assert again.facts == {"number": 0}
 
@@ -95,7 +95,12 @@ async def test_a_port_that_is_removed_leaves_its_front_end_and_its_name_and_numb
         ({"socket_path": "a"}, UsageError, "is the socket of port 'a': choose another"),
         ({"socket_path": "no/folder"}, UsageError, "make the folder"),
         ({"socket_path": None}, UsageError, "where does the port lead"),
-        ({"socket_path": None, "tap": "tap0"}, UsageError, "tap0 is the TAP device of port 't'"),
+        (
+            {"socket_path": None, "tap": "tap0"},
+            UsageError,
+            "tap0 is the TAP device of port 't', too",
+        ),
+        ({"mac": MACS[0]}, UsageError, "mac: port 'a' has the same address: each needs its own"),
         ({"socket_path": None, "tap": "no-right"}, TapError, "no right to make no-right"),
     ],
 )
@@ -104,7 +109,7 @@ async def test_a_port_that_cannot_be_added_changes_nothing(tmp_path, taps, optio
     if values["socket_path"]:
         values["socket_path"] = tmp_path / values["socket_path"]
     async with port_set() as ports:
-        await ports.add(at(tmp_path, "a"))
+        await ports.add(at(tmp_path, "a", mac=MACS[0]))
         await ports.add(PortConfig(id="t", tap="tap0"))
         before = sorted(tmp_path.iterdir())
         with pytest.raises(error, match=text):
