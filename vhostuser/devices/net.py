@@ -138,10 +138,11 @@ class NetDevice:
         the switch does.
 
         Args:
-            mac: announce this address, and do not ask the driver. None: the device's.
+            mac: announce this address, and do not ask the driver. None: the guest's, as far as it
+                is known.
 
         Raises:
-            RequestError: the address is not one that this device may use.
+            RequestError: the address is not one that this device may use, or is not known.
         """
         if mac is not None:
             self._require_own(mac)
@@ -150,7 +151,24 @@ class NetDevice:
             self._asked = self.port.state().announced
             self._look()
         else:
-            self.port.announce(self.mac)
+            self.port.announce(self._guest_mac())
+
+    def _guest_mac(self) -> bytes:
+        """Return the guest's address; our default is not: QEMU tells its guest another."""
+        if self._options.mac is not None or self.mac != self.port.options.mac:
+            return self.mac
+        known = self.port.switch.addresses()
+        learned = [each.mac for each in known if each.port == self.port.number]
+        if len(learned) != 1:
+            why = "several are" if learned else "none is"
+            raise RequestError(
+                errno.ENODATA,
+                f"which address is the guest's? Give mac: {why} known at this port "
+                "(query-addresses shows those that have sent something)",
+                field="mac",
+                value=None,
+            )
+        return learned[0]
 
     def _require_own(self, mac: bytes) -> None:
         try:

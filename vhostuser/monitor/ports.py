@@ -41,8 +41,8 @@ class Announce(OptionTable):
     id: str = option(ID, "which port", required=_REQUIRED)
     mac: bytes | None = option(
         Mac(),
-        "which address lives there (without: the device's own; that of QEMU's mac= has to be "
-        "given)",
+        "which address lives there (without: the port's mac, or the only one that was learned "
+        "there)",
     )
 
 

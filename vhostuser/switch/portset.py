@@ -106,7 +106,7 @@ class Port(Served[PortConfig]):
             mac: the address; None: the port's own, by the guest itself where it can.
 
         Raises:
-            OSError: it is not one that the guest may use.
+            OSError: it is not one that the guest may use, or not known.
         """
         if self.device is not None:
             self.device.announce(mac)

@@ -142,6 +142,32 @@ async def test_what_a_command_cannot_do_is_an_error_with_a_hint(tmp_path, name, 
         assert [port["id"] for port in await client.ask("query-ports")] == ["one"]
 
 
+async def test_without_a_mac_the_only_address_is_announced_that_the_guest_has_shown(tmp_path):
+    async with monitored(tmp_path) as client:
+        await client.ask("port-add", id="two", socket_path=str(tmp_path / "two"))
+        async with guest_at(tmp_path / "one") as one, guest_at(tmp_path / "two") as two:
+            answer = await client.execute("port-announce", arguments={"id": "one"})
+            assert "Give mac: none is known at this port" in answer["error"]["desc"]
+            for mac in MACS:
+                await one.send(frame(BROADCAST, mac))
+                assert (await two.receive()).data == frame(BROADCAST, mac)
+                if mac == MACS[0]:
+                    await client.ask("port-announce", id="one")
+                    announced = (await two.receive()).data
+                    assert (announced[6:12], announced[12:14]) == (mac, b"\x80\x35")
+            answer = await client.execute("port-announce", arguments={"id": "one"})
+            assert "Give mac: several are known at this port" in answer["error"]["desc"]
+
+
+async def test_a_port_s_mac_is_announced_without_a_word_of_the_guest(tmp_path):
+    async with monitored(tmp_path) as client:
+        path = str(tmp_path / "two")
+        await client.ask("port-add", id="two", socket_path=path, mac="02:00:00:00:00:02")
+        async with guest_at(tmp_path / "one") as one, guest_at(tmp_path / "two"):
+            await client.ask("port-announce", id="two")
+            assert (await one.receive()).data[6:12] == MACS[1]
+
+
 async def test_a_locked_port_announces_no_other_address(tmp_path):
     async with monitored(tmp_path) as client:
         path = str(tmp_path / "two")
