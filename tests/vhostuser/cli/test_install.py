@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import stat
@@ -91,6 +92,15 @@ def test_the_units_start_this_program(tmp_path, programs, user, monkeypatch):
     assert ("ProtectHome=no" in text) is not bool(user)
     assert ("`systemctl --user e" in text) is bool(user)
     assert ("`systemctl e" in text) is not bool(user)
+
+
+def test_the_switch_comes_after_the_network_and_waits_for_a_late_bridge():
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str
+    unit.read_string(install.systemd_units(user=False)["vhostuser-net.service"])
+    assert "network.target" in unit["Unit"]["After"].split()
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert unit["Service"]["Restart"] == "on-failure"
 
 
 @pytest.mark.interop
