@@ -11,7 +11,7 @@ import itertools
 import logging
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,10 +19,12 @@ import trio
 from protocol.vhost_user import (
     CURRENT,
     Connection,
+    GetQueueNum,
     Limits,
     RemoteProtocolError,
     Reply,
     Role,
+    SetVringNum,
     describe,
 )
 from vhostuser import log
@@ -31,6 +33,7 @@ from vhostuser.server.carry import Carrier
 from vhostuser.server.channel import BackendChannel
 from vhostuser.server.handover import AreaOffers
 from vhostuser.server.silence import kicked_in_vain
+from vhostuser.server.turned_down import TurnedDown, queues_offered
 from vhostuser.session import Session, StartRing, StopRing
 from vhostuser.stream import MessageStream
 from vhostuser.virtqueue import Fault
@@ -66,6 +69,8 @@ class ServedConnection:
         session: what it negotiated.
         carrier: what was done for it, with its memory table.
         areas: notify areas of its rings, once it runs.
+        asked_queues: whether it asked how many queues there are.
+        set_up: whether it has set up a ring.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class ServedConnection:
         self.session = Session(connection, device.profile)
         self.carrier = Carrier(device, self._open_channel)
         self.requests = 0
+        self.asked_queues = self.set_up = False
         self._stream = MessageStream(sock, seconds=seconds)
         self._seconds = seconds
         self._device = device
@@ -179,6 +185,8 @@ class ServedConnection:
             _log.warning("%s: %s", outcome, reason, extra=_fields(reason))
         else:
             answer = session.finish(request, plan, results)
+            self.asked_queues |= isinstance(request.message, GetQueueNum)
+            self.set_up |= isinstance(request.message, SetVringNum)
             self._note_rings(plan)
         if answer is not None:
             await self._stream.send(answer)
@@ -258,6 +266,7 @@ class Server:
     seconds: float = 10.0
     notify: Callable[[str, Mapping[str, object]], None] = lambda _name, _data: None
     connection: ServedConnection | None = None
+    _turned_down: TurnedDown = field(default_factory=TurnedDown)
 
     async def run(self) -> None:
         """Serve until there are no more front-ends. Cancellable: the current session ends cleanly.
@@ -282,6 +291,13 @@ class Server:
             finally:
                 self.connection = None
                 self.notify("DISCONNECTED", {"connection": served.number})
+            if self._turned_down.left(asked=served.asked_queues, set_up=served.set_up):
+                _log.warning(
+                    "front-ends ask how many queues there are (%s) and leave, time after time: "
+                    "if one says that it wants more, offer more here, or ask for fewer there "
+                    "(QEMU: queues= of a network, num-queues= of a disk)",
+                    queues_offered(self.device.profile),
+                )
 
     def ring_broken(self, index: int, fault: Fault, value: int) -> None:
         """Pass on that a ring broke a rule. See `DatapathEvents`."""
