@@ -15,6 +15,7 @@ enum {
     NO_KICK_TIMEOUT_MS = 1, /* how late a ring without a kick fd may be looked at */
     CLOCK_EVERY = 32,       /* empty passes between two looks at the clock */
     EAGER = 256,            /* empty passes before another one may come a little later */
+    PATIENCE = 32,          /* pauses, about 1 us, before the next look at rings in a rush */
     POLL_SHRUNK = 16,       /* polling for less than 1/16 of what is allowed is given up */
     SHORT_SLEEP = 8,        /* a sleep below 8 times what polling may take was a near miss ... */
     NEAR_MISSES = 16,       /* ... and after 16 of them polling gets another try */
@@ -43,11 +44,20 @@ static bool pays(struct vhu_worker *worker)
     return now - worker->idle_since < worker->poll_ns;
 }
 
+/* Where many chains came at once, more are on their way: looked for all the time, each line of the ring would go to and
+ * fro while the driver writes to it. A driver that waits for an answer is not kept waiting. */
+static uint32_t pauses(const struct vhu_worker *worker)
+{
+    if (worker->empty_passes > EAGER)
+        return 1;
+    return worker->rush ? PATIENCE : 0;
+}
+
 bool vhu_worker_keeps_polling(struct vhu_worker *worker)
 {
     if (!pays(worker))
         return false;
-    if (worker->empty_passes > EAGER)
+    for (uint32_t i = pauses(worker); i > 0; i--)
         relax();
     return true;
 }

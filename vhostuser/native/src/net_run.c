@@ -8,7 +8,7 @@
 #include "net_ring.h"
 #include "worker.h"
 
-enum { FEW = 8 /* frames of a sender that may wait for an answer */ };
+enum { FEW = 8 /* frames of a sender that may be waiting for an answer */ };
 
 struct run {
     const struct ring_buffer *sent;

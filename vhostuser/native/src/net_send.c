@@ -14,6 +14,7 @@ enum {
     ADDRESSES = 12,      /* bytes that a frame begins with */
     ANNOUNCEMENT = 60,   /* bytes of the shortest frame */
     BATCH_MOST = 512 << 10, /* bytes of chains after which a batch is full */
+    RUSH = 8,            /* chains at once that are no question to which an answer is awaited */
 };
 
 /* A chain of several buffers: what of it may be read. */
@@ -224,6 +225,7 @@ static bool __attribute__((noinline)) send_batch(struct vhu_queue *queue)
             vhu_net_forward(queue->port, queue->pair, queue->worker->now_s, sending.frames, sending.good);
         give_back(&sending);
     }
+    queue->worker->rush = sending.count >= RUSH;
     queue->debt = (uint32_t)(sending.source->cost / SHARE);
     if (rc < 0)
         vhu_queue_broke(queue);

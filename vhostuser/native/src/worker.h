@@ -53,6 +53,7 @@ struct vhu_worker {
     uint64_t poll_ns;      /* how long polling is worth while now */
     uint64_t idle_since;   /* valid once a batch of empty passes was counted */
     uint32_t empty_passes; /* since there was work */
+    bool rush;             /* the last work was many chains at once */
     uint32_t short_sleeps;
 };
 
