@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from vhostuser.errors import RequestError
 from vhostuser.fds import kind_of
-from vhostuser.memory.file_system import file_system_of, require_kernel_memory
 from vhostuser.native import check, ffi, lib
 
 if TYPE_CHECKING:
@@ -62,7 +61,6 @@ class _Mapping:
     __slots__ = ("mapped", "memory", "native", "region")
 
     def __init__(self, region: MemRegion, fd: OwnedFd, *, keep_file: bool) -> None:
-        require_kernel_memory(file_system_of(fd))
         self.memory = _identify(region, fd)
         ret = ffi.new("struct vhu_region **")
         code = lib.vhu_region_map(
@@ -74,6 +72,15 @@ class _Mapping:
                 "the region ends where its file ends, or before",
                 field="offset+size",
                 value=f"{region.offset + region.size:#x}",
+            )
+        if code == -errno.EOPNOTSUPP:
+            raise RequestError(
+                errno.EOPNOTSUPP,
+                "guest memory must not be a file of FUSE or virtiofs, whose server could hold up "
+                "everybody here: use a memfd (QEMU: memory-backend-memfd,share=on), or a file in "
+                "/dev/shm or on hugetlbfs",
+                field="fd",
+                value="a file of FUSE",
             )
         if code < 0:
             raise RequestError(

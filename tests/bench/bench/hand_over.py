@@ -19,7 +19,7 @@ from .control import query_rings
 from .conversation import Conversation
 from .driving import driving_command
 from .errors import RunFailedError
-from .model import Run, run_state
+from .model import Run, run_of
 from .programs import ROOT
 from .row import Backend
 from .serve import DISK_BYTES, running
@@ -205,25 +205,15 @@ def drive_once(bench: Bench, contestant: Contestant, *, settle: float = 0.0) -> 
 def measure_hand_over(bench: Bench, contestant: Contestant) -> Run:
     """Measure one way to the device once. Raises as `drive_once`."""
     driven = drive_once(bench, contestant)
-    figures, load = driven.figures, contestant.load
+    figures = driven.figures
     counted = {
         "our kicks": driven.kicks,
         "our threads' runs": driven.ours.runs,
         "doorbells": figures["kicks"],
         "interrupts": figures["interrupts"],
     }
-    state = run_state(load, figures["client_cpu"], driven.before, driven.after)
-    return Run(
-        contestant=contestant.name,
-        rate=figures["rate"],
-        p50_us=figures["p50_us"],
-        p99_us=figures["p99_us"],
-        client_cpu=figures["client_cpu"],
-        back_end_cpu=round(driven.ours.cpu_ns / 1e9 / driven.elapsed, 3),
-        before=driven.before,
-        after=driven.after,
-        state=state.value,
-        counters={
-            name: round(1000 * count / figures["requests"], 3) for name, count in counted.items()
-        },
-    )
+    share = round(driven.ours.cpu_ns / 1e9 / driven.elapsed, 3)
+    counters = {
+        name: round(1000 * count / figures["requests"], 3) for name, count in counted.items()
+    }
+    return run_of(contestant, figures, share, (driven.before, driven.after), counters)

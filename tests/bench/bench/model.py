@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .row import Contestant, Load
     from .serve import Ours, Place
 
-__all__ = ["Bench", "Run", "load_figures", "run_of", "run_state"]
+__all__ = ["Bench", "Run", "load_figures", "run_of"]
 
 _PATIENCE_SECONDS = 30.0
 _UNDISTURBED_CPU = 0.9
@@ -84,7 +84,7 @@ class Bench:
         return replace(self.ours, options=(*self.ours.options, *options))
 
 
-def run_state(load: Load, client_cpu: float, before: float, after: float) -> State:
+def _run_state(load: Load, client_cpu: float, before: float, after: float) -> State:
     """Return the machine's state during a run, from the client's share and both probes."""
     # a disk's interrupts may come to the client's processor, whoever the back-end is
     enough = _UNDISTURBED_CPU if load.store in {Store.NULL, Store.SHM} else _BESIDE_INTERRUPTS_CPU
@@ -119,7 +119,7 @@ def run_of(
         back_end_cpu=back_end_cpu,
         before=before,
         after=after,
-        state=run_state(contestant.load, figures["client_cpu"], before, after).value,
+        state=_run_state(contestant.load, figures["client_cpu"], before, after).value,
         counters=dict(counters),
     )
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .model import Run, load_figures, run_state
+from .model import Run, load_figures, run_of
 from .programs import ROOT
 from .row import Backend, Client
 from .serve import DISK_BYTES, running
@@ -80,14 +80,4 @@ def measure_round_trip(bench: Bench, contestant: Contestant) -> Run:
         )
         elapsed, used = time.monotonic() - start, served.cpu_seconds() - cpu
         after = bench.gate.probe()
-    return Run(
-        contestant=contestant.name,
-        rate=figures["rate"],
-        p50_us=figures["p50_us"],
-        p99_us=figures["p99_us"],
-        client_cpu=figures["client_cpu"],
-        back_end_cpu=round(used / elapsed, 3),
-        before=before,
-        after=after,
-        state=run_state(load, figures["client_cpu"], before, after).value,
-    )
+    return run_of(contestant, figures, round(used / elapsed, 3), (before, after), {})

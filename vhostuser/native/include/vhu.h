@@ -30,7 +30,8 @@ struct vhu_region;
  * truncated later, the first access to what is gone (SIGBUS, which this takes over) puts empty memory in
  * place of all of the region; it counts as lost from then on, see vhu_mem_faulted.
  * -EINVAL: size 0, an address or the offset not a multiple of 4096, or a sum that wraps;
- * -ERANGE: offset + size lies beyond the end of the file; -EBADF/-EACCES/-ENODEV/-ENOMEM from mmap. */
+ * -ERANGE: offset + size lies beyond the end of the file; -EOPNOTSUPP: the file is of FUSE or virtiofs;
+ * -EBADF/-EACCES/-ENODEV/-ENOMEM from mmap. */
 int vhu_region_map(int fd, uint64_t gpa, uint64_t uva, uint64_t size, uint64_t offset,
                    struct vhu_region **ret);
 void vhu_region_unref(struct vhu_region *region);

@@ -42,7 +42,8 @@ static bool drop(uint32_t *references)
     return __atomic_sub_fetch(references, 1, __ATOMIC_ACQ_REL) == 0;
 }
 
-/* The page size that maps of `fd` must obey, and that the file is long enough. */
+/* The page size that maps of `fd` must obey, and that the file is long enough. A fault in a map is answered by the file
+ * system: where that is a process, its owner decides when, and a worker that others share would wait for it. */
 static int inspect_file(int fd, uint64_t end, uint64_t *ret_page)
 {
     struct statfs filesystem;
@@ -52,6 +53,8 @@ static int inspect_file(int fd, uint64_t end, uint64_t *ret_page)
         return -errno;
     if (!S_ISREG(status.st_mode))
         return -ENODEV;
+    if (filesystem.f_type == FUSE_SUPER_MAGIC)
+        return -EOPNOTSUPP;
     if (end > (uint64_t)status.st_size)
         return -ERANGE;
     *ret_page = filesystem.f_type == HUGETLBFS_MAGIC ? (uint64_t)filesystem.f_bsize
